@@ -1,0 +1,56 @@
+"""The contract of a source: pages out, a cursor that resumes, tombstones for what is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from schemas.documents import DeadLetter, SourceRecord, Tombstone
+
+Cursor = Mapping[str, Any]
+"""Opaque to all but its source; JSON-able."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records of a source, and the place just after them.
+
+    `read` = len(records) + len(tombstones) + len(dead_letters) + sum(skipped.values()): nothing vanishes.
+
+    Args:
+        skipped: reason -> count of records that are none of ours (an event type without text, say).
+        cursor: resumes after the last thing in this page; None when the source is at its end and the next
+            run starts anew from its beginning.
+    """
+
+    records: tuple[SourceRecord, ...] = ()
+    tombstones: tuple[Tombstone, ...] = ()
+    dead_letters: tuple[DeadLetter, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor | None = None
+
+    @property
+    def read(self) -> int:
+        return len(self.records) + len(self.tombstones) + len(self.dead_letters) + sum(self.skipped.values())
+
+
+class Extractor(Protocol):
+    """A source. It does no extraction of text: that is a pure function of the record's format, run on workers."""
+
+    name: str
+
+    def pages(self, cursor: Cursor | None) -> Iterator[Page]:
+        """Yield pages after `cursor` (None: from the beginning), each of at most some hundred records.
+
+        Pages are made lazily, with bounded memory; the generator may be abandoned at any page. Reading again
+        from a page's cursor gives what followed it, at least once.
+
+        Raises:
+            SetupError: the source cannot be read at all; said before the first page where that can be known.
+        """
+        ...
+
+    def estimate(self, cursor: Cursor | None) -> int | None:
+        """Records still to come after `cursor`, for an ETA; None when unknown. Cheap."""
+        ...

@@ -1,0 +1,145 @@
+"""What can go wrong, by who has to act.
+
+PipelineError
+  * RetryableError   the client or the runner tries again
+      RateLimited(retry_after_s)   SourceTimeout   SinkUnavailable
+  * RecordError      this record becomes a dead letter, the run goes on
+      InvalidPayload   EmptyText   BadVector   EngineFailed
+  * SetupError       stop: a person must change something
+      BadConfig   MissingFile   TornExport   NotARepository   DatabaseUnreachable   ExtensionMissing
+      DimensionMismatch   DigestMismatch   ModelNotFound   CanaryMismatch   SpaceMismatch   UnknownName
+  * CountsDoNotAddUp   a defect of headrace itself
+
+A message says what was given, what was expected and what to do; it holds no secret and no record text.
+Every error is made from keyword-free positional arguments alone, so that it survives pickling between workers.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Base of everything headrace raises on purpose."""
+
+
+class RetryableError(PipelineError):
+    """Trying again later may succeed."""
+
+
+class RateLimited(RetryableError):
+    """The far end asked us to wait.
+
+    Args:
+        message: who limited what.
+        retry_after_s: seconds to wait before the next request, None when the far end did not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class SourceTimeout(RetryableError):
+    """A source did not answer in time."""
+
+
+class SinkUnavailable(RetryableError):
+    """The database went away, deadlocked or refused a serialisable transaction."""
+
+
+class RecordError(PipelineError):
+    """One record cannot be processed; it becomes a dead letter."""
+
+    retriable = False
+
+
+class InvalidPayload(RecordError):
+    """A record does not have the shape its format promises.
+
+    Args:
+        path: where in the record, such as `fields.updated`; never its content.
+        expected: what should stand there.
+    """
+
+    def __init__(self, path: str, expected: str) -> None:
+        super().__init__(path, expected)
+        self.path = path
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.path}: expected {self.expected}"
+
+
+class EmptyText(RecordError):
+    """A record that must have text has none."""
+
+
+class BadVector(RecordError):
+    """An engine gave a vector that may not be stored (NaN, infinity, zero, wrong dimension)."""
+
+    retriable = True
+
+
+class EngineFailed(RecordError):
+    """The engine failed on this record even alone."""
+
+    retriable = True
+
+
+class SetupError(PipelineError):
+    """A person must change a setting, a file or a server before a run can succeed."""
+
+
+class BadConfig(SetupError):
+    """The configuration file is not valid."""
+
+
+class MissingFile(SetupError):
+    """A file or folder named in the configuration does not exist."""
+
+
+class TornExport(SetupError):
+    """An export file ends in the middle or is not JSON at all."""
+
+
+class NotARepository(SetupError):
+    """A path given as a git repository is none."""
+
+
+class DatabaseUnreachable(SetupError):
+    """No Postgres answers at the DSN."""
+
+
+class ExtensionMissing(SetupError):
+    """Postgres answers, but has no pgvector."""
+
+
+class DimensionMismatch(SetupError):
+    """Model and table do not have the same number of dimensions."""
+
+
+class DigestMismatch(SetupError):
+    """A model file is not the pinned one."""
+
+
+class ModelNotFound(SetupError):
+    """A model is not in any place it was looked for."""
+
+
+class CanaryMismatch(SetupError):
+    """A loaded engine does not give the known vectors of its space."""
+
+
+class SpaceMismatch(SetupError):
+    """A query or index belongs to another embedding space."""
+
+
+class UnknownName(SetupError):
+    """A client, source, index or model of that name is not known."""
+
+
+class CountsDoNotAddUp(PipelineError):
+    """Records read and records accounted for differ: a defect of headrace."""

@@ -1,0 +1,70 @@
+"""The usage ledger: one event for each call to an engine or provider, failed calls and retries included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a provider asks, as published on a day.
+
+    Args:
+        usd_per_million_tokens: input tokens.
+        as_of: the day the page was read.
+        source: where it is published.
+    """
+
+    usd_per_million_tokens: Decimal
+    as_of: date
+    source: str
+
+
+LOCAL = Price(Decimal(0), date(2026, 11, 21), "runs on this machine; machine_seconds is recorded instead")
+
+
+def cost_usd(tokens: int, price: Price) -> Decimal:
+    """Cost of `tokens` input tokens in dollars, exact."""
+    return price.usd_per_million_tokens * tokens / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """One call. A row is written once for each `event_id`, however often the write is repeated.
+
+    Args:
+        event_id: unique to the call (a repeated call is another event: it cost again).
+        operation: `embed_documents` or `embed_query`.
+        inputs: texts given to the engine, equal ones counted once.
+        tokens: counted locally, special tokens included.
+        tokens_reported: as the provider billed them; None for local engines.
+        machine_seconds: wall seconds of the engine times its threads; 0 for remote providers.
+        latency_s: wall seconds of the call.
+        attempt: 1 for the first try.
+        reused: inputs answered from vectors already stored, at no cost.
+        error_type: class name when the call failed.
+    """
+
+    event_id: UUID
+    client: str
+    run_id: UUID | None
+    provider: str
+    operation: str
+    model: str
+    space_id: str
+    inputs: int
+    tokens: int
+    tokens_reported: int | None
+    cost_usd: Decimal
+    machine_seconds: float
+    latency_s: float
+    occurred_at: datetime
+    attempt: int = 1
+    reused: int = 0
+    error_type: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)

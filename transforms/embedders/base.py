@@ -1,0 +1,68 @@
+"""The contract of an embedding engine, local or remote. Engines do not know each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.spaces import EmbeddingSpace
+from schemas.usage import Price
+
+TokenIds = npt.NDArray[np.int32]
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What is worth knowing of a loaded engine.
+
+    Args:
+        provider: `local`, or the name of a paid one.
+        engine: `onnx`, ...
+        version: of the library that runs it.
+        threads: it computes with; 0 for remote.
+    """
+
+    provider: str
+    engine: str
+    version: str
+    threads: int
+    price: Price
+
+
+class Engine(Protocol):
+    """Turns token ids into vectors of one space."""
+
+    space: EmbeddingSpace
+    facts: EngineFacts
+
+    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+        """Vectors of one padded batch, float32, (len(batch), dimensions), in the order given.
+
+        Each item is a model input, special tokens included, 1 to `space.max_tokens` long.
+
+        Raises:
+            EngineFailed: the engine refused or broke.
+        """
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to token ids, never truncating."""
+
+    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids with the special tokens a single input needs, as long as the text asks for."""
+        ...
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text, special tokens not counted."""
+        ...
+
+    @property
+    def special_tokens(self) -> int:
+        """How many `encode` adds to `count`."""
+        ...
