@@ -30,7 +30,9 @@ def resolve_secret(reference: str, setting: str) -> str:
     if scheme == "env":
         value = os.environ.get(name)
         if not value:
-            raise BadConfig(f"{setting}: environment variable {name} is not set: export it or change {setting}")
+            raise BadConfig(
+                f"{setting}: environment variable {name} is not set: export it or change {setting}"
+            )
         return value
     if scheme == "file":
         try:
@@ -57,7 +59,9 @@ class Postgres(Section):
     @classmethod
     def _is_reference(cls, value: str | None) -> str | None:
         if value is not None and value.partition(":")[0] not in ("env", "file"):
-            raise ValueError('expected a reference, "env:NAME" or "file:/path", not the connection string itself')
+            raise ValueError(
+                'expected a reference, "env:NAME" or "file:/path", not the connection string itself'
+            )
         return value
 
 
@@ -225,7 +229,9 @@ def load_config(path: Path) -> Config:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MissingFile(f"{path}: {error.strerror}: give another with --config, or write one (see README)") from None
+        raise MissingFile(
+            f"{path}: {error.strerror}: give another with --config, or write one (see README)"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path}: not valid TOML: {error}") from None
     try:

@@ -1,0 +1,81 @@
+"""The main pipeline: pages of records in; rows, ledger, reports and dead letters out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import apache_beam as beam
+
+from extractors.base import Page
+from extractors.read import ExtractDocuments, extraction_settings
+from schemas.config import Chunking, Model, SourceSettings
+from schemas.ids import settings_digest
+from schemas.spaces import EmbeddingSpace
+from transforms.changes import SkipUnchanged
+from transforms.chunk import ChunkDocuments, chunking_settings
+from transforms.dead_letters import WriteDeadLetters
+from transforms.embed import EmbedChunks
+from transforms.postgres import Store
+from transforms.quality import CheckVectors
+from transforms.quality_reports import WriteQuality
+from transforms.sinks.pgvector import DeleteFromPgvector, WriteToPgvector
+from transforms.usage import WriteUsage
+
+
+@dataclass(frozen=True, slots=True)
+class IngestJob:
+    """What the pipeline needs to know; picklable, without secrets.
+
+    Args:
+        source: whose records these are, and how their text is taken.
+        client: who owns the documents and pays.
+    """
+
+    source: SourceSettings
+    client: str
+    run_id: UUID
+    store: Store
+    space: EmbeddingSpace
+    model: Model
+    chunking: Chunking
+
+    @property
+    def processing(self) -> bytes:
+        """Digest of all that is done to a record: when it changes, the record is worked on again."""
+        return settings_digest(
+            {
+                "extract": extraction_settings(self.source),
+                "chunk": chunking_settings(self.chunking),
+                "space": self.space.space_id,
+            }
+        )
+
+
+def build(pipeline: beam.Pipeline, pages: Sequence[Page], job: IngestJob) -> None:
+    """Wire the steps for some pages of one source. Steps are fused: nothing is shuffled between them."""
+    read = pipeline | "Read" >> beam.Create(pages, reshuffle=False)
+    records = read | "Records" >> beam.Map(lambda page: page.records)
+    gone = read | "Tombstones" >> beam.FlatMap(lambda page: page.tombstones)
+    unreadable = read | "Unreadable" >> beam.FlatMap(lambda page: page.dead_letters)
+
+    changed = records | "SkipUnchanged" >> SkipUnchanged(job.store, job.space.space_id, job.processing)
+    extracted = changed | "Extract" >> ExtractDocuments(job.source)
+    chunked = extracted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
+    embedded = chunked.documents | "Embed" >> EmbedChunks(job.model, job.store, job.client, job.run_id)
+    checked = embedded.batches | "CheckVectors" >> CheckVectors(job.space)
+
+    checked.batches | "WritePgvector" >> WriteToPgvector(job.store, job.processing)
+    gone | "DeleteDocuments" >> DeleteFromPgvector(job.store)
+    embedded.usage | "WriteUsage" >> WriteUsage(job.store)
+    checked.reports | "WriteQuality" >> WriteQuality(job.store, job.client, job.run_id, job.space.space_id)
+
+    letters = (
+        unreadable,
+        extracted.dead_letters,
+        chunked.dead_letters,
+        embedded.dead_letters,
+        checked.dead_letters,
+    ) | "DeadLetters" >> beam.Flatten()
+    letters | "WriteDeadLetters" >> WriteDeadLetters(job.store)

@@ -1,0 +1,92 @@
+"""The configuration file says what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schemas.config import Config, ExportSource, GitSource, load_config, resolve_secret
+from schemas.errors import BadConfig, MissingFile
+
+
+def _load(folder: Path, text: str) -> Config:
+    path = folder / "headrace.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path)
+
+
+def test_an_empty_file_is_a_configuration_with_defaults(tmp_path: Path) -> None:
+    config = _load(tmp_path, "")
+    assert config.client == "default"
+    assert config.data_dir == tmp_path / ".headrace"
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path,
+        """
+        [[sources]]
+        type = "git"
+        name = "code"
+        path = "repo"
+        [[sources]]
+        type = "export"
+        name = "tickets"
+        paths = ["*.jsonl", "/elsewhere/x.jsonl"]
+        """,
+    )
+    git, export = config.sources
+    assert isinstance(git, GitSource)
+    assert isinstance(export, ExportSource)
+    assert git.path == tmp_path / "repo"
+    assert export.paths == (f"{tmp_path}/*.jsonl", "/elsewhere/x.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clinet = 'x'", "clinet: unknown option; options here are client, data_dir"),
+        ("[postgres]\nuser = 'x'", "postgres.user: unknown option; options here are dsn, vector_type"),
+        (
+            "[[sources]]\ntype='git'\nname='a'\npath='.'\nurl='x'",
+            "url: unknown option; options here are name",
+        ),
+        ("[model]\nthreads = 0", "model.threads: Input should be greater than or equal to 1"),
+        ("[[sources]]\nname='a'", "sources.0: Unable to extract tag using discriminator 'type'"),
+        ("[[sources]]\ntype='svn'\nname='a'", "'git', 'export'"),
+        ("x = ", "not valid TOML"),
+        ("[postgres]\ndsn = 'postgresql://u:hunter2@h/db'", "postgres.dsn: expected a reference"),
+        (
+            "[[sources]]\ntype='git'\nname='a'\npath='.'\n[[sources]]\ntype='git'\nname='a'\npath='.'",
+            "source names must differ, a stands twice",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        _load(tmp_path, text)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/headrace.toml: ")
+    assert said in message
+    assert "\n" not in message
+    assert "hunter2" not in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match="none.toml"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_TEST_SECRET", "s3cret")
+    (tmp_path / "secret").write_text("other\n", encoding="utf-8")
+    assert resolve_secret("env:HEADRACE_TEST_SECRET", "postgres.dsn") == "s3cret"
+    assert resolve_secret(f"file:{tmp_path}/secret", "postgres.dsn") == "other"
+
+
+@pytest.mark.parametrize("reference", ["env:HEADRACE_NOT_SET", "file:/not/there", "s3cret"])
+def test_a_reference_that_leads_nowhere_names_the_setting_and_no_secret(reference: str) -> None:
+    with pytest.raises(BadConfig, match=r"postgres\.dsn") as caught:
+        resolve_secret(reference, "postgres.dsn")
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,227 @@
+"""Embed chunks: the one place where batches are made.
+
+Documents gather in a capped buffer; the chunks of a full buffer are sorted by length, cut into padded batches of
+at most so many tokens, run, and put back in order. Out comes one Arrow batch with whole documents, and one usage
+event. Beam's own batching cannot do this: it counts elements, or sorts nothing, and sends a whole batch to the
+dead letters when one record is bad.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import psycopg
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from schemas.config import Model
+from schemas.documents import Chunk, ChunkedDocument, DeadLetter, EmbeddedBatch
+from schemas.errors import EngineFailed
+from schemas.spaces import EmbeddingSpace, chunk_schema
+from schemas.usage import UsageEvent, cost_usd
+from transforms import progress
+from transforms.embedders.base import Engine
+from transforms.embedders.batching import EmbedResult, embed_all
+from transforms.embedders.loading import load_engine
+from transforms.postgres import Store
+from transforms.reuse import StoredVectors, stored_vectors
+
+MAX_BUFFER_DOCUMENTS = 2048
+"""Documents without text have no tokens to count, so they are counted themselves."""
+
+
+def pack_batch(
+    space: EmbeddingSpace, documents: Sequence[ChunkedDocument], vectors: npt.NDArray[np.float32]
+) -> EmbeddedBatch:
+    """Documents and their vectors as one Arrow batch.
+
+    Args:
+        vectors: float32, (chunks of all documents in order, dimensions).
+    """
+    rows = [(doc.document.record.document_id.bytes, chunk) for doc in documents for chunk in doc.chunks]
+    schema = chunk_schema(space.dimensions)
+    values = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1), pa.float32())
+    columns = [
+        pa.array([document_id for document_id, _ in rows], pa.binary(16)),
+        pa.array([chunk.ordinal for _, chunk in rows], pa.int32()),
+        pa.array([chunk.text for _, chunk in rows], pa.string()),
+        pa.array([chunk.text_hash for _, chunk in rows], pa.binary(16)),
+        pa.array([chunk.start_char for _, chunk in rows], pa.int32()),
+        pa.array([chunk.end_char for _, chunk in rows], pa.int32()),
+        pa.array([len(chunk.token_ids) for _, chunk in rows], pa.int32()),
+        pa.FixedSizeListArray.from_arrays(values, space.dimensions),
+    ]
+    return EmbeddedBatch(space.space_id, tuple(documents), pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def embed_documents(
+    engine: Engine, documents: Sequence[ChunkedDocument], known: StoredVectors, max_batch_tokens: int
+) -> tuple[EmbeddedBatch, list[DeadLetter], EmbedResult | None]:
+    """Embed the chunks of some documents, taking from `known` what is there.
+
+    Returns:
+        The batch of documents whose every chunk has a vector; a dead letter for each of the others; and what the
+        engine did (None when everything was known).
+    """
+    owned = [(doc, chunk) for doc in documents for chunk in doc.chunks]
+    keys = [(doc.document.record.document_id, chunk.text_hash) for doc, chunk in owned]
+    new = [row for row, key in enumerate(keys) if key not in known]
+    vectors = np.zeros((len(owned), engine.space.dimensions), np.float32)
+    for row, key in enumerate(keys):
+        if key in known:
+            vectors[row] = known[key]
+    result = None
+    failed: dict[int, str] = {}
+    if new:
+        result = embed_all(engine, [owned[row][1].token_ids for row in new], max_batch_tokens)
+        vectors[new] = result.vectors
+        failed = {new[index]: reason for index, reason in result.failed.items()}
+    letters: dict[int, DeadLetter] = {}
+    for row, reason in failed.items():
+        doc, chunk = owned[row]
+        letters.setdefault(id(doc), _engine_letter(doc, chunk, reason))
+    good = [doc for doc in documents if id(doc) not in letters]
+    keep = [row for row, (doc, _) in enumerate(owned) if id(doc) not in letters]
+    return pack_batch(engine.space, good, vectors[keep]), list(letters.values()), result
+
+
+def _engine_letter(doc: ChunkedDocument, chunk: Chunk, reason: str) -> DeadLetter:
+    where = f"chunk {chunk.ordinal} of {len(chunk.token_ids)} tokens: {reason}"
+    return DeadLetter(doc.document.record, "embed", EngineFailed.__name__, where, EngineFailed.retriable)
+
+
+def usage_of(
+    engine: Engine,
+    result: EmbedResult | None,
+    *,
+    client: str,
+    run_id: UUID | None,
+    reused: int,
+    latency_s: float,
+    now: datetime,
+) -> UsageEvent:
+    """The ledger's row for one buffer: one call to a local engine, however many padded batches it ran."""
+    tokens = result.tokens if result else 0
+    return UsageEvent(
+        event_id=uuid4(),
+        client=client,
+        run_id=run_id,
+        provider=engine.facts.provider,
+        operation="embed_documents",
+        model=engine.space.model,
+        space_id=engine.space.space_id,
+        inputs=result.inputs if result else 0,
+        tokens=tokens,
+        tokens_reported=None,
+        cost_usd=cost_usd(tokens, engine.facts.price),
+        machine_seconds=result.engine_seconds * engine.facts.threads if result else 0.0,
+        latency_s=latency_s,
+        occurred_at=now,
+        reused=reused,
+        error_type=EngineFailed.__name__ if result and result.failed else None,
+        metadata={"padded_tokens": result.padded_tokens, "batches": result.calls} if result else {},
+    )
+
+
+class EmbedChunks(beam.PTransform):  # type: ignore[misc]
+    """`PCollection[ChunkedDocument]` -> `batches`, `usage`, `dead_letters`.
+
+    Args:
+        model: which engine, and the sizes of batch and buffer.
+        store: where vectors of unchanged chunks are looked up.
+        client: who pays.
+        run_id: for the ledger.
+        clock: gives the time of a usage event, UTC.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        store: Store,
+        client: str,
+        run_id: UUID | None,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        super().__init__()
+        self._fn = _EmbedFn(model, store, client, run_id, clock or _utc_now)
+
+    def expand(self, documents: beam.PCollection[ChunkedDocument]) -> Any:
+        return documents | "Embed" >> beam.ParDo(self._fn).with_outputs(
+            "usage", "dead_letters", main="batches"
+        )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _EmbedFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(
+        self, model: Model, store: Store, client: str, run_id: UUID | None, clock: Callable[[], datetime]
+    ) -> None:
+        self._model = model
+        self._store = store
+        self._client = client
+        self._run_id = run_id
+        self._clock = clock
+
+    def setup(self) -> None:
+        self._engine = load_engine(self._model)
+        self._connection: psycopg.Connection = self._store.connect()
+
+    def teardown(self) -> None:
+        self._connection.close()
+
+    def start_bundle(self) -> None:
+        self._buffer: list[ChunkedDocument] = []
+        self._buffered_tokens = 0
+
+    def process(self, document: ChunkedDocument) -> Iterator[Any]:
+        self._buffer.append(document)
+        self._buffered_tokens += document.tokens_embedded
+        full = self._buffered_tokens >= self._model.max_buffer_tokens
+        if full or len(self._buffer) >= MAX_BUFFER_DOCUMENTS:
+            yield from self._flush()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        # Only global windows reach this step; event time travels inside the records.
+        window = GlobalWindow()
+        for output in self._flush():
+            if isinstance(output, beam.pvalue.TaggedOutput):
+                value = WindowedValue(output.value, window.max_timestamp(), [window])
+                yield beam.pvalue.TaggedOutput(output.tag, value)
+            else:
+                yield WindowedValue(output, window.max_timestamp(), [window])
+
+    def _flush(self) -> Iterator[Any]:
+        documents, self._buffer, self._buffered_tokens = self._buffer, [], 0
+        if not documents:
+            return
+        known = stored_vectors(self._connection, self._engine.space.space_id, documents)
+        started = time.perf_counter()
+        batch, letters, result = embed_documents(self._engine, documents, known, self._model.max_batch_tokens)
+        chunks = sum(len(document.chunks) for document in documents)
+        if chunks:
+            event = usage_of(
+                self._engine,
+                result,
+                client=self._client,
+                run_id=self._run_id,
+                reused=chunks - (result.requested if result else 0),
+                latency_s=time.perf_counter() - started,
+                now=self._clock(),
+            )
+            yield beam.pvalue.TaggedOutput("usage", event)
+        progress.add(chunks=result.requested if result else 0, tokens=result.tokens if result else 0)
+        for letter in letters:
+            yield beam.pvalue.TaggedOutput("dead_letters", letter)
+        if batch.documents:
+            yield batch
