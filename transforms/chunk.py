@@ -202,7 +202,7 @@ def chunking_settings(options: Chunking) -> dict[str, Any]:
 
 
 class ChunkDocuments(beam.PTransform):  # type: ignore[misc]
-    """`PCollection[Document]` -> `documents: PCollection[ChunkedDocument]`, `dead_letters: PCollection[DeadLetter]`."""
+    """`PCollection[Document]` -> `documents` (PCollection[ChunkedDocument]) and `dead_letters`."""
 
     def __init__(self, options: Chunking, model: Model) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="none.toml"):
+    with pytest.raises(MissingFile, match=r"none\.toml"):
         load_config(tmp_path / "none.toml")
 
 

@@ -1,0 +1,176 @@
+"""Local runs, cut into slices.
+
+Beam's in-process runner holds a stage in memory and does not stream, so a local run is a sequence of bounded
+pipelines. A slice's cursor and counts are committed only after its rows are durable: a killed run starts again at
+the slice it was in, finds what that slice had already stored "unchanged", and goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
+from uuid import UUID
+
+import psycopg
+
+from extractors.base import Cursor, Page
+from extractors.read import build_extractor
+from pipelines.ingest import IngestJob, build
+from runners.direct import run_bounded
+from runners.progress_bar import RunProgress
+from schemas.config import Config, Slices, Source
+from schemas.errors import CountsDoNotAddUp
+from schemas.outcomes import SKIPPED_PREFIX
+from schemas.quality import QualityReport
+from schemas.spaces import EmbeddingSpace
+from transforms import runs
+from transforms.embedders.models import space_of
+from transforms.postgres import open_store
+from transforms.quality import summarise_run
+from transforms.sinks.faiss_index import IndexReport, update_index
+from transforms.spaces import build_vector_index, register_space
+from transforms.usage import RunUsage, usage_of_run
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some pages to be run as one bounded pipeline; `cursor` resumes after them."""
+
+    pages: tuple[Page, ...]
+    cursor: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run did.
+
+    Args:
+        outcomes: for each source, outcome -> records (`read` is their sum).
+        tokens_seen: tokens of the documents' texts that were cut into chunks.
+        tokens_truncated: of those, in no chunk.
+        indexes: for each client, what became of its FAISS index.
+    """
+
+    run_id: UUID
+    space: EmbeddingSpace
+    duration_s: float
+    outcomes: dict[str, Counter[str]]
+    tokens_seen: int
+    tokens_truncated: int
+    usage: RunUsage
+    quality: QualityReport
+    indexes: dict[str, IndexReport] = field(default_factory=dict)
+
+    @property
+    def totals(self) -> Counter[str]:
+        """Outcome -> records over all sources."""
+        return sum(self.outcomes.values(), Counter())
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return self.usage.cost_usd
+
+
+def cut(pages: Iterable[Page], limits: Slices) -> Iterator[Slice]:
+    """Gather pages into slices; a slice ends with the page that reaches a limit."""
+    gathered: list[Page] = []
+    documents = payload_bytes = 0
+    for page in pages:
+        gathered.append(page)
+        documents += page.read
+        payload_bytes += sum(len(record.payload) for record in page.records)
+        if documents >= limits.max_documents or payload_bytes >= limits.max_payload_mib * 1024 * 1024:
+            yield Slice(tuple(gathered), page.cursor)
+            gathered, documents, payload_bytes = [], 0, 0
+    if gathered:
+        yield Slice(tuple(gathered), gathered[-1].cursor)
+
+
+def accounted(pages: Sequence[Page], outcomes: Counter[str]) -> Counter[str]:
+    """Outcomes of a slice with what its source skipped.
+
+    Raises:
+        CountsDoNotAddUp: records read and records accounted for differ.
+    """
+    counts = Counter(outcomes)
+    for page in pages:
+        counts.update({f"{SKIPPED_PREFIX}{reason}": number for reason, number in page.skipped.items()})
+    read = sum(page.read for page in pages)
+    if read != counts.total():
+        raise CountsDoNotAddUp(f"{read} records were read, {counts.total()} accounted for: {dict(counts)}")
+    return counts
+
+
+def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> RunSummary:
+    """Bring the index up to date with every configured source, then its FAISS files.
+
+    Args:
+        pipeline_args: Beam options for each slice.
+    Raises:
+        PipelineError: of any kind; what was committed before stays, and a later run goes on from there.
+    """
+    started = time.monotonic()
+    bar.step("starting")
+    store = open_store(config)
+    space = space_of(config.model)
+    with store.connect() as connection:
+        clients = sorted({source.client or config.client for source in config.sources})
+        for client in clients:
+            register_space(connection, space, config.postgres.vector_type, client)
+        with runs.started(connection, config.client, space.space_id) as run_id:
+            outcomes: dict[str, Counter[str]] = {}
+            tokens: Counter[str] = Counter()
+            first_row_id = runs.next_row_id(connection)
+            for source in config.sources:
+                job = IngestJob(
+                    source, source.client or config.client, run_id, store, space, config.model, config.chunking
+                )
+                outcomes[source.name] = _run_source(connection, source, job, config, bar, pipeline_args, tokens)
+            bar.step("index in Postgres")
+            build_vector_index(connection, space.space_id, partial(bar.step, "index in Postgres"))
+            indexes = {}
+            for client in clients:
+                bar.step("FAISS index")
+                indexes[client] = update_index(connection, config.data_dir, space, client, config.faiss)
+            quality = summarise_run(connection, config.client, run_id, space.space_id, first_row_id)
+            usage = usage_of_run(connection, run_id)
+    return RunSummary(
+        run_id=run_id,
+        space=space,
+        duration_s=time.monotonic() - started,
+        outcomes=outcomes,
+        tokens_seen=tokens["seen"],
+        tokens_truncated=tokens["truncated"],
+        usage=usage,
+        quality=quality,
+        indexes=indexes,
+    )
+
+
+def _run_source(
+    connection: psycopg.Connection,
+    source: Source,
+    job: IngestJob,
+    config: Config,
+    bar: RunProgress,
+    pipeline_args: Sequence[str],
+    tokens: Counter[str],
+) -> Counter[str]:
+    extractor = build_extractor(source, job.client)
+    cursor = runs.load_cursor(connection, job.client, source.name, job.space.space_id, job.processing)
+    bar.source(source.name, extractor.estimate(cursor))
+    total: Counter[str] = Counter()
+    for piece in cut(extractor.pages(cursor), config.slices):
+        counted, slice_tokens = run_bounded(partial(build, pages=piece.pages, job=job), pipeline_args)
+        counts = accounted(piece.pages, counted)
+        runs.commit_slice(
+            connection, job.run_id, job.client, source.name, job.space.space_id, job.processing, piece.cursor, counts
+        )
+        bar.skipped(sum(sum(page.skipped.values()) for page in piece.pages))
+        total += counts
+        tokens += slice_tokens
+    return total
