@@ -1,0 +1,168 @@
+"""Which inputs share a call into an engine, and what happens when one of them breaks it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import EngineFailed
+from transforms.embedders.base import Engine, TokenIds, Vectors
+
+Indices = npt.NDArray[np.intp]
+
+MAX_BATCH_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """One call into an engine, answered or failed.
+
+    Args:
+        inputs: in the call.
+        tokens: of them, special tokens included, padding not.
+        padded_tokens: inputs times the longest.
+        seconds: of wall time.
+        attempt: 1, and one more each time these inputs are tried again in a smaller batch.
+        error: class name of the failure, None when the call was answered.
+    """
+
+    inputs: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+    attempt: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResult:
+    """Vectors in the order of the inputs, and what they took.
+
+    Args:
+        vectors: float32, (inputs, dimensions); rows in `failed` are zero.
+        failed: row -> why.
+        log: every call into the engine, in order.
+    """
+
+    vectors: Vectors
+    failed: dict[int, str]
+    log: tuple[EngineCall, ...]
+
+    @property
+    def calls(self) -> int:
+        """Into the engine, failed ones included."""
+        return len(self.log)
+
+    @property
+    def tokens(self) -> int:
+        """The engine was given, padding not counted; equal inputs count once, repeated calls each time."""
+        return sum(call.tokens for call in self.log)
+
+    @property
+    def padded_tokens(self) -> int:
+        """The engine computed."""
+        return sum(call.padded_tokens for call in self.log)
+
+    @property
+    def engine_seconds(self) -> float:
+        """Wall time in the engine."""
+        return sum(call.seconds for call in self.log)
+
+
+def plan_batches(
+    lengths: Sequence[int] | npt.NDArray[np.integer],
+    max_batch_tokens: int,
+    max_batch_rows: int = MAX_BATCH_ROWS,
+) -> list[Indices]:
+    """Indices of `lengths` in batches, longest first, each index once.
+
+    A batch costs rows times longest row, padding included, and stays within `max_batch_tokens`; a row that is
+    longer by itself is a batch alone. Longest first, so that memory grows once.
+    """
+    tokens = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-tokens, kind="stable")
+    batches: list[Indices] = []
+    start = 0
+    while start < len(order):
+        longest = max(1, int(tokens[order[start]]))
+        rows = min(max(1, max_batch_tokens // longest), max_batch_rows)
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
+
+
+def padding_ratio(lengths: Sequence[int] | npt.NDArray[np.integer], batches: Sequence[Indices]) -> float:
+    """Share of the tokens computed that are padding, 0 to 1."""
+    tokens = np.asarray(lengths, dtype=np.int64)
+    computed = sum(len(batch) * int(tokens[batch].max()) for batch in batches)
+    return 1.0 - sum(int(tokens[batch].sum()) for batch in batches) / computed if computed else 0.0
+
+
+def embed_all(engine: Engine, token_ids: Sequence[TokenIds], max_batch_tokens: int) -> EmbedResult:
+    """Run every input through `engine`: equal inputs once, in planned batches, results in the order given.
+
+    A batch the engine fails on is halved until the bad input is alone; that one fails, the others do not. A
+    vector that is not finite is computed once more alone before it counts as failed.
+    """
+    unique, inverse = _distinct(token_ids)
+    vectors = np.zeros((len(unique), engine.space.dimensions), dtype=np.float32)
+    failed: dict[int, str] = {}
+    log: list[EngineCall] = []
+    # A stack of (inputs, attempt); the planned batches come off in order, halves right after their whole.
+    pending = [(batch, 1) for batch in plan_batches([len(ids) for ids in unique], max_batch_tokens)][::-1]
+    while pending:
+        rows, attempt = pending.pop()
+        answer, call = _call(engine, [unique[row] for row in rows], attempt)
+        log.append(call)
+        if isinstance(answer, EngineFailed):
+            if len(rows) == 1:
+                failed[int(rows[0])] = str(answer)
+            else:
+                middle = len(rows) // 2
+                pending += [(rows[middle:], attempt + 1), (rows[:middle], attempt + 1)]
+            continue
+        finite = np.isfinite(answer).all(axis=1)
+        vectors[rows[finite]] = answer[finite]
+        for row in rows[~finite]:
+            if attempt > 1 and len(rows) == 1:
+                failed[int(row)] = "the engine gave a vector with NaN or infinity, alone as well"
+            else:
+                pending.append((np.array([row], dtype=np.intp), attempt + 1))
+    return EmbedResult(
+        vectors[inverse],
+        {row: failed[int(source)] for row, source in enumerate(inverse) if int(source) in failed},
+        tuple(log),
+    )
+
+
+def _distinct(token_ids: Sequence[TokenIds]) -> tuple[list[TokenIds], Indices]:
+    """The distinct inputs, and for each input which of them it is."""
+    numbers: dict[bytes, int] = {}
+    unique: list[TokenIds] = []
+    inverse = np.empty(len(token_ids), dtype=np.intp)
+    for row, ids in enumerate(token_ids):
+        number = numbers.setdefault(ids.tobytes(), len(unique))
+        if number == len(unique):
+            unique.append(ids)
+        inverse[row] = number
+    return unique, inverse
+
+
+def _call(engine: Engine, batch: list[TokenIds], attempt: int) -> tuple[Vectors | EngineFailed, EngineCall]:
+    lengths = [len(ids) for ids in batch]
+    expected = (len(batch), engine.space.dimensions)
+    started = time.perf_counter()
+    answer: Vectors | EngineFailed
+    try:
+        answer = engine.run(batch)
+        if answer.shape != expected:
+            answer = EngineFailed(f"the engine gave an array of shape {answer.shape}, expected {expected}")
+    except EngineFailed as failure:
+        answer = failure
+    seconds = time.perf_counter() - started
+    error = type(answer).__name__ if isinstance(answer, EngineFailed) else None
+    return answer, EngineCall(len(batch), sum(lengths), len(batch) * max(lengths), seconds, attempt, error)

@@ -1,0 +1,59 @@
+"""The model's own tokenizer, as its `tokenizer.json` describes it, except that it never cuts or pads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from schemas.errors import ModelNotFound
+from transforms.embedders.base import TokenIds
+
+
+class ModelTokenizer:
+    """Implements `base.Tokenizer`.
+
+    Args:
+        path: `tokenizer.json`.
+
+    Raises:
+        ModelNotFound: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise ModelNotFound(f"{path} is not a readable tokenizer: {error}") from None
+        # Saved files carry limits of their own (128 for MiniLM); the space's limit is applied by the caller.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of each text, special tokens included, int32, however long the text is."""
+        encodings = self._tokenizer.encode_batch_fast(_readable(texts))
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text, special tokens not counted."""
+        encodings = self._tokenizer.encode_batch_fast(_readable(texts), add_special_tokens=False)
+        return [len(encoding.ids) for encoding in encodings]
+
+    @property
+    def special_tokens(self) -> int:
+        """How many `encode` adds to `count`."""
+        return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
+
+
+def cut(ids: TokenIds, max_tokens: int) -> TokenIds:
+    """The first `max_tokens` of an input, its closing special token kept; the input itself when it fits."""
+    if len(ids) <= max_tokens:
+        return ids
+    return np.concatenate([ids[: max_tokens - 1], ids[-1:]])
+
+
+def _readable(texts: Sequence[str]) -> list[str]:
+    """Lone surrogates, which JSON can carry and the tokenizer cannot, become question marks."""
+    return [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in texts]
