@@ -1,6 +1,6 @@
 """Write the known vectors of a model with sentence-transformers, the reference: needs the [torch] extra.
 
-    python tests/torch/write_canaries.py MODEL_FOLDER OUTPUT.json
+python tests/torch/write_canaries.py MODEL_FOLDER OUTPUT.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_TOKENS = 256
 TEXTS = (
     "Login fails with a 500 after the session store was moved to the new cluster.",
     "ok",
-    "fix(parser): accept CRLF line endings (#482)\n\nThe tokenizer split on \\n alone, so every second line was lost.",
+    "fix(parser): accept CRLF line endings (#482)\n\nThe reader split on \\n alone, so every second line was lost.",
     "数据库连接池在高并发下耗尽，重启后恢复正常。接続プールが枯渇する問題を修正しました。",
     "def retry(call, attempts=3):\n    for attempt in range(attempts):\n        try:\n            return call()\n"
     "        except TimeoutError as error:\n            last = error\n    raise last",
@@ -36,9 +36,10 @@ def main(folder: Path, output: Path) -> None:
     model = SentenceTransformer(str(folder), device="cpu").float()
     model.max_seq_length = MAX_TOKENS
     vectors = [model.encode(text, normalize_embeddings=True) for text in TEXTS]
+    versions = f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}"
     saved = {
         "model": "sentence-transformers/all-MiniLM-L6-v2",
-        "reference": f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}, fp32, cpu",
+        "reference": f"{versions}, fp32 on the CPU",
         "sentences": [
             {"text": text, "vector": base64.b64encode(vector.astype("<f4").tobytes()).decode()}
             for text, vector in zip(TEXTS, vectors, strict=True)

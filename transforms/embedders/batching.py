@@ -58,6 +58,11 @@ class EmbedResult:
         return len(self.log)
 
     @property
+    def inputs(self) -> int:
+        """The engine was given, equal ones and further attempts not counted."""
+        return sum(call.inputs for call in self.log if call.attempt == 1)
+
+    @property
     def tokens(self) -> int:
         """The engine was given, padding not counted; equal inputs count once, repeated calls each time."""
         return sum(call.tokens for call in self.log)

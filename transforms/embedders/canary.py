@@ -71,8 +71,8 @@ def check_canary(engine: Engine, tokenizer: Tokenizer) -> float:
     if not lowest >= LOWEST_COSINE[space.precision]:
         raise CanaryMismatch(
             f"{space.model} on {engine.facts.engine} {engine.facts.version}: canary {int(cosines.argmin())} has "
-            f"cosine {lowest:.6f} to its known vector, expected at least {LOWEST_COSINE[space.precision]}: these vectors "
-            "would not belong to the space; install another version of the engine"
+            f"cosine {lowest:.6f} to its known vector, expected at least {LOWEST_COSINE[space.precision]}: "
+            "its vectors would not belong to the space; install another version of the engine"
         )
     return lowest
 
