@@ -46,6 +46,7 @@ class Format(StrEnum):
     GITHUB_ARCHIVE = "github_archive"  # one issue or pull with everything inside, GraphQL names
     GITHUB_LABELLED = "github_labelled"  # {repo, created_at, label, title, body}
     GIT_COMMIT = "git_commit"  # {repo, sha, parents, author, ..., files}
+    UNKNOWN = "unknown"  # no record: only dead letters have it
 
 
 @dataclass(frozen=True, slots=True)
