@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
+
+from transforms import embedded_postgres
+from transforms.migrate import migrate
+from transforms.postgres import Store
 
 ROOT = Path(__file__).resolve().parent.parent
+TEST_DSN = "HEADRACE_TEST_DSN"
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +28,66 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real payloads are not there: {folder} does not exist")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """Connection string of a server where tests make databases: an embedded one, or that of `HEADRACE_TEST_DSN`."""
+    if TEST_DSN in os.environ:
+        yield os.environ[TEST_DSN]
+        return
+    folder = Path(tempfile.mkdtemp(prefix="headrace-"))
+    dsn = embedded_postgres.start(folder / "postgres")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
+    yield dsn
+    embedded_postgres.stop(folder / "postgres")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def _template(postgres_dsn: str) -> Iterator[str]:
+    name = f"headrace_template_{os.getpid()}"
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    with Store(make_conninfo(postgres_dsn, dbname=name)).connect_plainly() as connection:
+        migrate(connection)
+    yield name
+    _drop(postgres_dsn, name)
+
+
+def _drop(postgres_dsn: str, name: str) -> None:
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+_numbers = count()
+
+
+@pytest.fixture
+def empty_database(postgres_dsn: str) -> Iterator[Store]:
+    """A database of this test alone, without tables."""
+    name = f"headrace_test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield Store(make_conninfo(postgres_dsn, dbname=name), statement_timeout_s=60)
+    _drop(postgres_dsn, name)
+
+
+@pytest.fixture
+def database(postgres_dsn: str, _template: str) -> Iterator[Store]:
+    """A migrated database of this test alone; `.connect()` or hand it to a step."""
+    name = f"headrace_test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template}")
+    yield Store(make_conninfo(postgres_dsn, dbname=name), statement_timeout_s=60)
+    _drop(postgres_dsn, name)
+
+
+@pytest.fixture
+def connection(database: Store) -> Iterator[psycopg.Connection]:
+    """An open connection to `database`."""
+    with database.connect() as connection:
+        yield connection

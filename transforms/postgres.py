@@ -1,0 +1,164 @@
+"""How every step reaches Postgres: what to connect to, and what to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import psycopg
+from pgvector.psycopg import register_vector
+from psycopg import conninfo
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from schemas.config import Config, resolve_secret
+from schemas.errors import BadConfig, DatabaseUnreachable, ExtensionMissing, SinkUnavailable
+from transforms import embedded_postgres
+from transforms.migrate import migrate
+
+CONNECT_TIMEOUT_S = 10
+SETTING = "postgres.dsn"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where the truth is; picklable and without secrets, so that any worker can connect by it.
+
+    Args:
+        dsn: a reference (`env:NAME`, `file:/path`) resolved where it is used, or the embedded server's own
+            connection string, which has no password.
+        statement_timeout_s: longest a single statement may take.
+    """
+
+    dsn: str
+    statement_timeout_s: int = 600
+
+    def connect(self) -> psycopg.Connection:
+        """A new connection in autocommit mode, in UTC, that knows the vector types.
+
+        Raises:
+            BadConfig: the reference leads nowhere, or not to a connection string.
+            DatabaseUnreachable: nothing answers, or it refuses; names the setting and the server, no password.
+            ExtensionMissing: the database has no pgvector.
+        """
+        connection = self.connect_plainly()
+        try:
+            register_vector(connection)
+        except psycopg.ProgrammingError:
+            connection.close()
+            raise ExtensionMissing(
+                f"{SETTING}: database {connection.info.dbname!r} has no pgvector: run CREATE EXTENSION vector in it"
+            ) from None
+        return connection
+
+    def connect_plainly(self) -> psycopg.Connection:
+        """As `connect`, for a database that may have no pgvector yet."""
+        try:
+            given = conninfo.conninfo_to_dict(self._resolved())
+        except psycopg.ProgrammingError:
+            raise BadConfig(
+                f"{SETTING}: what it refers to is no connection string: expected"
+                " postgresql://user:password@host:5432/database, or host=... dbname=..."
+            ) from None
+        settings = {"application_name": "headrace", "connect_timeout": CONNECT_TIMEOUT_S} | given
+        try:
+            connection = psycopg.connect(conninfo.make_conninfo("", **settings), autocommit=True)
+        except psycopg.Error as error:
+            raise DatabaseUnreachable(_unreachable(given, error)) from None
+        # Not as startup options, which connection poolers refuse. Dates of the year 1 exist only in UTC.
+        connection.execute(
+            "SELECT set_config('TimeZone', 'UTC', false), set_config('statement_timeout', %s, false)",
+            [f"{self.statement_timeout_s}s"],
+        )
+        return connection
+
+    def _resolved(self) -> str:
+        is_reference = self.dsn.partition(":")[0] in ("env", "file")
+        return resolve_secret(self.dsn, SETTING) if is_reference else self.dsn
+
+
+def open_store(config: Config) -> Store:
+    """The store that `config` names, running and with its tables up to date.
+
+    Raises:
+        SetupError: it cannot be reached, started or migrated.
+    """
+    dsn = config.postgres.dsn or embedded_postgres.start(config.data_dir / "postgres")
+    store = Store(dsn, config.postgres.statement_timeout_s)
+    with store.connect_plainly() as connection:
+        migrate(connection)
+    return store
+
+
+def _unreachable(given: conninfo.ConnDict, error: psycopg.Error) -> str:
+    where = ", ".join(
+        f"{name} {given[key]}"
+        for key, name in (("host", "host"), ("port", "port"), ("dbname", "database"), ("user", "user"))
+        if given.get(key)
+    )
+    reason = (str(error).strip().splitlines() or ["no answer"])[-1].strip()
+    password = given.get("password")
+    if password:
+        reason = reason.replace(str(password), "***")
+    return f"{SETTING}: cannot connect to Postgres ({where or 'libpq defaults'}): {reason}"
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed on another try: lost connection, deadlock, serialisation, restart."""
+    if isinstance(error, DatabaseUnreachable):
+        return True
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
+    state = error.sqlstate
+    return state is None or state[:2] in ("08", "40") or state[:4] == "57P0" or state == "53300"
+
+
+class Session:
+    """A worker's connection: made when first needed, made anew when it breaks.
+
+    Args:
+        attempts: how often work is tried before it counts as impossible.
+        max_wait_s: longest pause between two tries.
+    """
+
+    def __init__(self, store: Store, attempts: int = 8, max_wait_s: float = 5.0) -> None:
+        self._store = store
+        self._connection: psycopg.Connection | None = None
+        self._retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            stop=stop_after_attempt(attempts),
+            wait=wait_exponential_jitter(initial=0.05, max=max_wait_s, jitter=0.2),
+            reraise=True,
+        )
+
+    def run(self, work: Callable[[psycopg.Connection], T]) -> T:
+        """Do `work`, again if need be: it is one transaction, or may be repeated without harm.
+
+        Raises:
+            DatabaseUnreachable: there never was a connection.
+            SinkUnavailable: it failed at every attempt.
+        """
+        if self._connection is None:
+            self._connection = self._store.connect()
+        try:
+            return self._retrying(self._attempt, work)
+        except (psycopg.Error, DatabaseUnreachable) as error:
+            if not is_transient(error):
+                raise
+            raise SinkUnavailable(
+                f"Postgres failed {self._retrying.statistics['attempt_number']} times in a row, last with"
+                f" {type(error).__name__}: see whether the server is up, then run again"
+            ) from error
+
+    def _attempt(self, work: Callable[[psycopg.Connection], T]) -> T:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._store.connect()
+        return work(self._connection)
+
+    def close(self) -> None:
+        """End the connection; the next `run` makes another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
