@@ -120,7 +120,7 @@ def _server_process(lock_file: Path) -> bool:
 
 def _process_name(pid: int) -> str | None:
     """Name of a living process; None for none."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     with suppress(psutil.Error):
         process = psutil.Process(pid)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import psycopg
 from pgvector.psycopg import register_vector
@@ -62,9 +62,10 @@ class Store:
                 f"{SETTING}: what it refers to is no connection string: expected"
                 " postgresql://user:password@host:5432/database, or host=... dbname=..."
             ) from None
-        settings = {"application_name": "headrace", "connect_timeout": CONNECT_TIMEOUT_S} | given
+        given.setdefault("application_name", "headrace")
+        given.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
         try:
-            connection = psycopg.connect(conninfo.make_conninfo("", **settings), autocommit=True)
+            connection = psycopg.connect(conninfo.make_conninfo("", **given), autocommit=True)
         except psycopg.Error as error:
             raise DatabaseUnreachable(_unreachable(given, error)) from None
         # Not as startup options, which connection poolers refuse. Dates of the year 1 exist only in UTC.
@@ -92,7 +93,7 @@ def open_store(config: Config) -> Store:
     return store
 
 
-def _unreachable(given: conninfo.ConnDict, error: psycopg.Error) -> str:
+def _unreachable(given: Mapping[str, str | int | None], error: psycopg.Error) -> str:
     where = ", ".join(
         f"{name} {given[key]}"
         for key, name in (("host", "host"), ("port", "port"), ("dbname", "database"), ("user", "user"))
@@ -143,7 +144,7 @@ class Session:
         if self._connection is None:
             self._connection = self._store.connect()
         try:
-            return self._retrying(self._attempt, work)
+            return cast(T, self._retrying(self._attempt, work))
         except (psycopg.Error, DatabaseUnreachable) as error:
             if not is_transient(error):
                 raise

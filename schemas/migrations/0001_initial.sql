@@ -49,6 +49,7 @@ CREATE TABLE source_cursors (
     PRIMARY KEY (client, source, space_id)
 );
 
+-- A tombstone of a document never seen has a row too, so that an older version arriving late stays out.
 CREATE TABLE documents (
     document_id     uuid PRIMARY KEY,
     client          text NOT NULL,
@@ -145,6 +146,7 @@ CREATE TABLE ai_usage_tracking (
     request_metadata jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX ai_usage_tracking_by_time ON ai_usage_tracking (client, occurred_at);
+CREATE INDEX ai_usage_tracking_by_run ON ai_usage_tracking (run_id);
 
 CREATE VIEW ai_usage_daily AS
 SELECT client, (occurred_at AT TIME ZONE 'UTC')::date AS day, provider, model, operation,
