@@ -127,9 +127,17 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
             first_row_id = runs.next_row_id(connection)
             for source in config.sources:
                 job = IngestJob(
-                    source, source.client or config.client, run_id, store, space, config.model, config.chunking
+                    source,
+                    source.client or config.client,
+                    run_id,
+                    store,
+                    space,
+                    config.model,
+                    config.chunking,
                 )
-                outcomes[source.name] = _run_source(connection, source, job, config, bar, pipeline_args, tokens)
+                outcomes[source.name] = _run_source(
+                    connection, source, job, config, bar, pipeline_args, tokens
+                )
             bar.step("index in Postgres")
             build_vector_index(connection, space.space_id, partial(bar.step, "index in Postgres"))
             indexes = {}
@@ -168,7 +176,14 @@ def _run_source(
         counted, slice_tokens = run_bounded(partial(build, pages=piece.pages, job=job), pipeline_args)
         counts = accounted(piece.pages, counted)
         runs.commit_slice(
-            connection, job.run_id, job.client, source.name, job.space.space_id, job.processing, piece.cursor, counts
+            connection,
+            job.run_id,
+            job.client,
+            source.name,
+            job.space.space_id,
+            job.processing,
+            piece.cursor,
+            counts,
         )
         bar.skipped(sum(sum(page.skipped.values()) for page in piece.pages))
         total += counts

@@ -8,7 +8,6 @@ dead letters when one record is bad.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +16,6 @@ from uuid import UUID, uuid4
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-import psycopg
 import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
@@ -29,9 +27,9 @@ from schemas.spaces import EmbeddingSpace, chunk_schema
 from schemas.usage import UsageEvent, cost_usd
 from transforms import progress
 from transforms.embedders.base import Engine
-from transforms.embedders.batching import EmbedResult, embed_all
+from transforms.embedders.batching import EngineCall, embed_all
 from transforms.embedders.loading import load_engine
-from transforms.postgres import Store
+from transforms.postgres import Session, Store
 from transforms.reuse import StoredVectors, stored_vectors
 
 MAX_BUFFER_DOCUMENTS = 2048
@@ -64,33 +62,29 @@ def pack_batch(
 
 def embed_documents(
     engine: Engine, documents: Sequence[ChunkedDocument], known: StoredVectors, max_batch_tokens: int
-) -> tuple[EmbeddedBatch, list[DeadLetter], EmbedResult | None]:
+) -> tuple[EmbeddedBatch, list[DeadLetter], tuple[EngineCall, ...]]:
     """Embed the chunks of some documents, taking from `known` what is there.
 
     Returns:
-        The batch of documents whose every chunk has a vector; a dead letter for each of the others; and what the
-        engine did (None when everything was known).
+        The batch of documents whose every chunk has a vector; a dead letter for each of the others; and the
+        calls made into the engine.
     """
     owned = [(doc, chunk) for doc in documents for chunk in doc.chunks]
     keys = [(doc.document.record.document_id, chunk.text_hash) for doc, chunk in owned]
     new = [row for row, key in enumerate(keys) if key not in known]
+    result = embed_all(engine, [owned[row][1].token_ids for row in new], max_batch_tokens)
     vectors = np.zeros((len(owned), engine.space.dimensions), np.float32)
+    vectors[new] = result.vectors
     for row, key in enumerate(keys):
         if key in known:
             vectors[row] = known[key]
-    result = None
-    failed: dict[int, str] = {}
-    if new:
-        result = embed_all(engine, [owned[row][1].token_ids for row in new], max_batch_tokens)
-        vectors[new] = result.vectors
-        failed = {new[index]: reason for index, reason in result.failed.items()}
     letters: dict[int, DeadLetter] = {}
-    for row, reason in failed.items():
-        doc, chunk = owned[row]
+    for index, reason in result.failed.items():
+        doc, chunk = owned[new[index]]
         letters.setdefault(id(doc), _engine_letter(doc, chunk, reason))
     good = [doc for doc in documents if id(doc) not in letters]
     keep = [row for row, (doc, _) in enumerate(owned) if id(doc) not in letters]
-    return pack_batch(engine.space, good, vectors[keep]), list(letters.values()), result
+    return pack_batch(engine.space, good, vectors[keep]), list(letters.values()), result.log
 
 
 def _engine_letter(doc: ChunkedDocument, chunk: Chunk, reason: str) -> DeadLetter:
@@ -98,37 +92,37 @@ def _engine_letter(doc: ChunkedDocument, chunk: Chunk, reason: str) -> DeadLette
     return DeadLetter(doc.document.record, "embed", EngineFailed.__name__, where, EngineFailed.retriable)
 
 
-def usage_of(
+def usage_events(
     engine: Engine,
-    result: EmbedResult | None,
-    *,
+    calls: Sequence[EngineCall],
+    reused: int,
     client: str,
     run_id: UUID | None,
-    reused: int,
-    latency_s: float,
     now: datetime,
-) -> UsageEvent:
-    """The ledger's row for one buffer: one call to a local engine, however many padded batches it ran."""
-    tokens = result.tokens if result else 0
-    return UsageEvent(
-        event_id=uuid4(),
-        client=client,
-        run_id=run_id,
-        provider=engine.facts.provider,
-        operation="embed_documents",
-        model=engine.space.model,
-        space_id=engine.space.space_id,
-        inputs=result.inputs if result else 0,
-        tokens=tokens,
-        tokens_reported=None,
-        cost_usd=cost_usd(tokens, engine.facts.price),
-        machine_seconds=result.engine_seconds * engine.facts.threads if result else 0.0,
-        latency_s=latency_s,
-        occurred_at=now,
-        reused=reused,
-        error_type=EngineFailed.__name__ if result and result.failed else None,
-        metadata={"padded_tokens": result.padded_tokens, "batches": result.calls} if result else {},
-    )
+) -> Iterator[UsageEvent]:
+    """The ledger's rows for one buffer: one for each call, failed ones too, and one for what cost nothing."""
+    answered_from_store = EngineCall(0, 0, 0, 0.0, 1, None)
+    for call in (*calls, answered_from_store) if reused else calls:
+        yield UsageEvent(
+            event_id=uuid4(),
+            client=client,
+            run_id=run_id,
+            provider=engine.facts.provider,
+            operation="embed_documents",
+            model=engine.space.model,
+            space_id=engine.space.space_id,
+            inputs=call.inputs,
+            tokens=call.tokens,
+            tokens_reported=None,
+            cost_usd=cost_usd(call.tokens, engine.facts.price),
+            machine_seconds=call.seconds * engine.facts.threads,
+            latency_s=call.seconds,
+            occurred_at=now,
+            attempt=call.attempt,
+            reused=reused if call is answered_from_store else 0,
+            error_type=call.error,
+            metadata={"padded_tokens": call.padded_tokens},
+        )
 
 
 class EmbedChunks(beam.PTransform):  # type: ignore[misc]
@@ -175,10 +169,10 @@ class _EmbedFn(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._engine = load_engine(self._model)
-        self._connection: psycopg.Connection = self._store.connect()
+        self._session = Session(self._store)
 
     def teardown(self) -> None:
-        self._connection.close()
+        self._session.close()
 
     def start_bundle(self) -> None:
         self._buffer: list[ChunkedDocument] = []
@@ -205,22 +199,13 @@ class _EmbedFn(beam.DoFn):  # type: ignore[misc]
         documents, self._buffer, self._buffered_tokens = self._buffer, [], 0
         if not documents:
             return
-        known = stored_vectors(self._connection, self._engine.space.space_id, documents)
-        started = time.perf_counter()
-        batch, letters, result = embed_documents(self._engine, documents, known, self._model.max_batch_tokens)
-        chunks = sum(len(document.chunks) for document in documents)
-        if chunks:
-            event = usage_of(
-                self._engine,
-                result,
-                client=self._client,
-                run_id=self._run_id,
-                reused=chunks - (result.requested if result else 0),
-                latency_s=time.perf_counter() - started,
-                now=self._clock(),
-            )
+        space_id = self._engine.space.space_id
+        known = self._session.run(lambda connection: stored_vectors(connection, space_id, documents))
+        batch, letters, calls = embed_documents(self._engine, documents, known, self._model.max_batch_tokens)
+        for event in usage_events(self._engine, calls, len(known), self._client, self._run_id, self._clock()):
             yield beam.pvalue.TaggedOutput("usage", event)
-        progress.add(chunks=result.requested if result else 0, tokens=result.tokens if result else 0)
+        chunks = sum(len(document.chunks) for document in documents)
+        progress.add(chunks=chunks, tokens=sum(call.tokens for call in calls))
         for letter in letters:
             yield beam.pvalue.TaggedOutput("dead_letters", letter)
         if batch.documents:

@@ -1,0 +1,69 @@
+"""Try everything a run needs, without running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from extractors.sources import build_extractor
+from schemas.config import Config, Source
+from schemas.errors import PipelineError
+from transforms.embedders.loading import load_engine
+from transforms.postgres import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One thing tried.
+
+    Args:
+        detail: what was found, or what is wrong and what to do.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check(config: Config) -> list[CheckResult]:
+    """Open every source, the database and the model; nothing is read, written or spent."""
+    return [_try(name, attempt) for name, attempt in _attempts(config)]
+
+
+def _attempts(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "database", lambda: _database(config)
+    yield "model", lambda: _model(config)
+    for source in config.sources:
+        yield f"source {source.name}", lambda source=source: _source(source, config)  # type: ignore[misc]
+    if not config.sources:
+        yield "sources", _no_sources
+
+
+def _try(name: str, attempt: Callable[[], str]) -> CheckResult:
+    try:
+        return CheckResult(name, True, attempt())
+    except PipelineError as error:
+        return CheckResult(name, False, str(error))
+
+
+def _database(config: Config) -> str:
+    with open_store(config).connect() as connection:
+        row = connection.execute(
+            "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
+        ).fetchone()
+    server, extension = row if row else ("unknown", "none")
+    return f"Postgres {server}, pgvector {extension}"
+
+
+def _model(config: Config) -> str:
+    engine = load_engine(config.model)
+    return f"{engine.space.model} on {engine.facts.engine} {engine.facts.version}, {engine.facts.threads} threads"
+
+
+def _source(source: Source, config: Config) -> str:
+    expected = build_extractor(source, source.client or config.client).estimate(None)
+    return "readable" if expected is None else f"readable, about {expected:,} records"
+
+
+def _no_sources() -> str:
+    raise PipelineError("no sources are configured: add a [[sources]] table, see the README")

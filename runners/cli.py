@@ -1,0 +1,283 @@
+"""The command line. Each command imports what it needs when it runs: a search should not wait for Beam."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+from uuid import UUID
+
+import orjson
+import typer
+from rich.console import Console
+
+from runners import display
+from schemas.config import Config, load_config
+from schemas.errors import PipelineError
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 something a person must change (one line on stderr says what); 2 wrong usage of the command
+line; 3 `verify` or `check` found problems; 130 interrupted with Ctrl-C, everything stored so far is consistent.
+"""
+
+app = typer.Typer(
+    name="headrace",
+    help="Keeps a vector index of Jira, GitHub and git true." + EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+dead_letters = typer.Typer(no_args_is_help=True, help="Records that could not be processed.")
+app.add_typer(dead_letters, name="dead-letters")
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar="HEADRACE_CONFIG", help="The TOML file.", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ClientOption = Annotated[
+    str | None, typer.Option("--client", help="Whose data; the file's client if not given.")
+]
+DEFAULT_CONFIG = Path("headrace.toml")
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Mode(StrEnum):
+    HYBRID = "hybrid"
+    VECTOR = "vector"
+    TEXT = "text"
+
+
+class Index(StrEnum):
+    PGVECTOR = "pgvector"
+    FAISS = "faiss"
+
+
+def _example(line: str) -> str:
+    return f"Example: {line}"
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+
+
+@app.command(
+    epilog=_example("headrace run --config demo.toml"),
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": False},
+)
+def run(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Read what changed in every source, embed it, store it, bring the FAISS index up to date.
+
+    Resumable: stopped at any moment, the next run goes on where it was. Beam options may follow `--`.
+    """
+    from runners.progress_bar import run_progress
+    from runners.slices import run as run_slices
+
+    settings = load_config(config)
+    with run_progress(err, visible=err.is_terminal and not as_json) as bar:
+        summary = run_slices(settings, bar, context.args)
+    if as_json:
+        _print_json(display.summary_as_dict(summary))
+    else:
+        display.print_summary(out, summary)
+
+
+@app.command(epilog=_example('headrace search "gate jams in frost" --kind issue --since 2025-01-01'))
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for, in plain words.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    client: ClientOption = None,
+    mode: Annotated[
+        Mode, typer.Option(help="hybrid fuses the ranks of vector and full text search.")
+    ] = Mode.HYBRID,
+    index: Annotated[Index, typer.Option(help="Where vectors are searched.")] = Index.PGVECTOR,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Documents to show.")] = 10,
+    source: Annotated[str | None, typer.Option(help="Only this configured source.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Only issue, pull, comment, review, review_comment or commit.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Only this Jira project or repository.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only documents updated at or after (UTC).")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only documents updated before (UTC).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find documents by meaning, words, or both."""
+    from pipelines.search import SearchFilters
+    from pipelines.search import search as find
+
+    settings = load_config(config)
+    filters = SearchFilters(
+        source=source,
+        kind=kind,
+        project=project,
+        since=since.replace(tzinfo=UTC) if since else None,
+        until=until.replace(tzinfo=UTC) if until else None,
+    )
+    hits = find(
+        settings,
+        query,
+        client=client or settings.client,
+        mode=mode.value,
+        index=index.value,
+        limit=limit,
+        filters=filters,
+    )
+    if as_json:
+        _print_json([display.hit_as_dict(hit) for hit in hits])
+    else:
+        display.print_hits(out, hits)
+
+
+@app.command(epilog=_example("headrace status --json"))
+def status(
+    config: ConfigOption = DEFAULT_CONFIG, client: ClientOption = None, as_json: JsonOption = False
+) -> None:
+    """What is stored, how fresh it is, and how the last run ended."""
+    from pipelines.report import read_status
+
+    settings = load_config(config)
+    found = read_status(settings, client or settings.client)
+    _print_json(found) if as_json else display.print_status(out, found)
+
+
+@app.command(epilog=_example("headrace usage --days 7"))
+def usage(
+    config: ConfigOption = DEFAULT_CONFIG,
+    client: ClientOption = None,
+    days: Annotated[int, typer.Option(min=1, help="How many days back, today included.")] = 30,
+    as_json: JsonOption = False,
+) -> None:
+    """Calls, tokens and dollars by day, provider and model."""
+    from pipelines.report import read_usage
+
+    settings = load_config(config)
+    rows = read_usage(settings, client or settings.client, days)
+    _print_json(rows) if as_json else display.print_rows(
+        out, rows, "No embedding was asked for in that time."
+    )
+
+
+@app.command(epilog=_example("headrace quality --runs 5"))
+def quality(
+    config: ConfigOption = DEFAULT_CONFIG,
+    client: ClientOption = None,
+    runs: Annotated[int, typer.Option(min=1, help="How many runs back.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Quality of the vectors of the last runs: 1 - zero rate - duplicate rate, and their norms."""
+    from pipelines.report import read_quality
+
+    settings = load_config(config)
+    rows = read_quality(settings, client or settings.client, runs)
+    _print_json(rows) if as_json else display.print_rows(out, rows, "No run has embedded anything yet.")
+
+
+@dead_letters.command("list", epilog=_example("headrace dead-letters list --all"))
+def dead_letters_list(
+    config: ConfigOption = DEFAULT_CONFIG,
+    client: ClientOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Resolved ones too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """Records that could not be processed, and why."""
+    from pipelines.report import read_dead_letters
+
+    settings = load_config(config)
+    rows = read_dead_letters(settings, client or settings.client, everything, limit)
+    _print_json(rows) if as_json else display.print_rows(out, rows, "No dead letters.")
+
+
+@dead_letters.command("retry", epilog=_example("headrace dead-letters retry"))
+def dead_letters_retry(
+    ids: Annotated[list[UUID] | None, typer.Argument(help="Which; all open ones if none is given.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    client: ClientOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put dead letters through the pipeline again; those that pass are stored and marked resolved."""
+    from runners.progress_bar import run_progress
+    from runners.slices import retry_dead_letters
+
+    settings = load_config(config)
+    with run_progress(err, visible=err.is_terminal and not as_json) as bar:
+        counts = retry_dead_letters(settings, bar, client or settings.client, ids or None)
+    _print_json(counts) if as_json else display.print_retry(out, counts)
+
+
+@app.command(epilog=_example("headrace verify"))
+def verify(
+    config: ConfigOption = DEFAULT_CONFIG, client: ClientOption = None, as_json: JsonOption = False
+) -> None:
+    """Compare Postgres with itself and with the FAISS index; exit code 3 if they disagree."""
+    from pipelines.verify import verify as compare
+
+    settings = load_config(config)
+    report = compare(settings, client or settings.client)
+    _print_json(display.verify_as_dict(report)) if as_json else display.print_verify(out, report)
+    if not report.ok:
+        raise typer.Exit(3)
+
+
+@app.command(epilog=_example("headrace check"))
+def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Try all that a run needs without running: sources, database, model; exit code 3 if it is not ready."""
+    from pipelines.check import check as try_all
+
+    results = try_all(load_config(config))
+    _print_json([display.check_as_dict(result) for result in results]) if as_json else display.print_checks(
+        out, results
+    )
+    if not all(result.ok for result in results):
+        raise typer.Exit(3)
+
+
+@app.command(epilog=_example("headrace models"))
+def models(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Embedding models headrace knows, what this machine would run them with, and why."""
+    from transforms.embedders.models import describe_models
+
+    settings = load_config(config) if config.exists() or config != DEFAULT_CONFIG else Config()
+    rows = describe_models(settings.model)
+    _print_json(rows) if as_json else display.print_rows(out, rows, "No models.")
+
+
+@app.command(epilog=_example("headrace export vectors.parquet"))
+def export(
+    path: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    client: ClientOption = None,
+) -> None:
+    """Write documents, chunks and vectors to a Parquet file."""
+    from pipelines.report import export_to_parquet
+
+    settings = load_config(config)
+    rows = export_to_parquet(settings, client or settings.client, path)
+    out.print(f"{rows:,} chunks written to {path}")
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's is one line on stderr and exit code 1, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=True)
+    except PipelineError as error:
+        err.print(f"headrace: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("headrace: interrupted; what was stored is consistent, run again to go on", style="yellow")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

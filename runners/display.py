@@ -1,0 +1,197 @@
+"""What the commands print: tables for people, plain dictionaries for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from schemas.outcomes import SKIPPED_PREFIX, Outcome
+
+if TYPE_CHECKING:
+    from pipelines.check import CheckResult
+    from pipelines.search import Hit
+    from pipelines.verify import VerifyReport
+    from runners.slices import RunSummary
+
+SNIPPET_CHARS = 240
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def skipped(outcomes: Mapping[str, int]) -> dict[str, int]:
+    """Reason -> count of the records a source passed over."""
+    return {
+        name.removeprefix(SKIPPED_PREFIX): n
+        for name, n in outcomes.items()
+        if name.startswith(SKIPPED_PREFIX)
+    }
+
+
+def outcome_row(outcomes: Counter[str]) -> dict[str, int]:
+    """The counts of a run's table, in its order."""
+    return {
+        "read": outcomes.total(),
+        **{str(outcome): outcomes[outcome] for outcome in Outcome},
+        "skipped": sum(skipped(outcomes).values()),
+    }
+
+
+def summary_as_dict(summary: RunSummary) -> dict[str, Any]:
+    """A run's summary for programs."""
+    return {
+        "run_id": str(summary.run_id),
+        "space_id": summary.space.space_id,
+        "model": summary.space.model,
+        "duration_s": round(summary.duration_s, 3),
+        "sources": {
+            name: {**outcome_row(outcomes), "skipped_reasons": skipped(outcomes)}
+            for name, outcomes in summary.outcomes.items()
+        },
+        "total": outcome_row(summary.totals),
+        "tokens_seen": summary.tokens_seen,
+        "tokens_truncated": summary.tokens_truncated,
+        "usage": dataclasses.asdict(summary.usage),
+        "quality": {**dataclasses.asdict(summary.quality), "quality_score": summary.quality.quality_score},
+        "indexes": {client: dataclasses.asdict(report) for client, report in summary.indexes.items()},
+    }
+
+
+def print_summary(console: Console, summary: RunSummary) -> None:
+    """Outcomes of each source, then what it took."""
+    columns = ["source", *(name.replace("_", "-") for name in outcome_row(Counter()))]
+    table = _table(*columns, right=columns[1:])
+    for name, outcomes in summary.outcomes.items():
+        table.add_row(name, *(f"{number:,}" for number in outcome_row(outcomes).values()))
+    if len(summary.outcomes) > 1:
+        table.add_section()
+        table.add_row("total", *(f"{number:,}" for number in outcome_row(summary.totals).values()))
+    console.print(table)
+    usage, quality = summary.usage, summary.quality
+    facts = _table("", "")
+    facts.show_header = False
+    facts.add_row("tokens", f"{usage.tokens:,} embedded, {summary.tokens_truncated:,} truncated")
+    facts.add_row("embeddings", f"{usage.inputs:,} in {usage.calls:,} calls, {usage.reused:,} reused")
+    facts.add_row("cost", f"${usage.cost_usd:.4f} and {usage.machine_seconds:,.1f} machine seconds")
+    facts.add_row("quality", f"{quality.quality_score:.4f} over {quality.vectors:,} vectors")
+    for client, index in summary.indexes.items():
+        facts.add_row("FAISS index", f"{index.count:,} vectors, {index.kind} ({client}, {index.action})")
+    facts.add_row("duration", f"{summary.duration_s:.1f} s")
+    console.print(facts)
+    for reason, number in sorted(skipped(summary.totals).items()):
+        console.print(f"  skipped {number:,}: {reason}", highlight=False)
+    if summary.totals[Outcome.DEAD_LETTERED]:
+        console.print("  why records were dead-lettered: headrace dead-letters list", style="yellow")
+
+
+def hit_as_dict(hit: Hit) -> dict[str, Any]:
+    """A search result for programs."""
+    return dataclasses.asdict(hit)
+
+
+def print_hits(console: Console, hits: Sequence[Hit]) -> None:
+    """Score, what it is, where to read it, and the words that matched."""
+    if not hits:
+        console.print("Nothing found.")
+    for hit in hits:
+        head = Text.assemble(
+            (f"{hit.score:.4f}", "green"), "  ", (f"{hit.kind} {hit.key}", "bold"), "  ", hit.title
+        )
+        console.print(head, highlight=False)
+        if hit.url:
+            console.print(Text(f"        {hit.url}", style="cyan"), soft_wrap=True)
+        snippet = " ".join(hit.text.split())
+        if len(snippet) > SNIPPET_CHARS:
+            snippet = snippet[:SNIPPET_CHARS].rsplit(" ", 1)[0] + " …"
+        console.print(Text(f"        {snippet}", style="dim"))
+
+
+def print_rows(console: Console, rows: Sequence[Mapping[str, Any]], empty: str) -> None:
+    """Rows of equal keys as a table; `empty` where there are none."""
+    if not rows:
+        console.print(empty)
+        return
+    numeric = [
+        name
+        for name, value in rows[0].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    table = _table(*rows[0], right=numeric)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat(" ", "seconds") if hasattr(value, "hour") else value.isoformat())
+    return str(value)
+
+
+def print_status(console: Console, status: Mapping[str, Any]) -> None:
+    """Each part of the status under its name."""
+    for name, part in status.items():
+        if isinstance(part, list):
+            console.print(Text(name.replace("_", " "), style="bold"))
+            print_rows(console, part, "  none")
+        elif isinstance(part, Mapping):
+            console.print(Text(name.replace("_", " "), style="bold"))
+            print_rows(
+                console, [{"": key.replace("_", " "), " ": value} for key, value in part.items()], "  none"
+            )
+        else:
+            console.print(f"{name.replace('_', ' ')}: {_cell(part)}", highlight=False)
+
+
+def print_retry(console: Console, counts: Mapping[str, int]) -> None:
+    """How the retried records ended."""
+    if not counts:
+        console.print("No open dead letters.")
+    for name, number in counts.items():
+        console.print(f"{name.replace('_', '-')}: {number:,}", highlight=False)
+
+
+def verify_as_dict(report: VerifyReport) -> dict[str, Any]:
+    """A verification for programs."""
+    return {"ok": report.ok, **dataclasses.asdict(report)}
+
+
+def print_verify(console: Console, report: VerifyReport) -> None:
+    """What was compared, and what is wrong."""
+    for name, value in dataclasses.asdict(report).items():
+        console.print(f"{name.replace('_', ' ')}: {_cell(value)}", highlight=False)
+    verdict = Text("Postgres and FAISS agree.", style="green")
+    if not report.ok:
+        verdict = Text("They disagree: run `headrace run` to mend the index.", style="red")
+    console.print(verdict)
+
+
+def check_as_dict(result: CheckResult) -> dict[str, Any]:
+    """One check for programs."""
+    return dataclasses.asdict(result)
+
+
+def print_checks(console: Console, results: Sequence[CheckResult]) -> None:
+    """A line a check."""
+    for result in results:
+        mark = Text("ok  ", style="green") if result.ok else Text("no  ", style="red")
+        console.print(Text.assemble(mark, (result.name, "bold"), "  ", result.detail), soft_wrap=True)
