@@ -1,0 +1,127 @@
+"""From configured sources to documents: which reader, which function for which format, and the Beam step."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+
+from extractors import github, jira
+from extractors.base import Extractor
+from extractors.commits import commit_to_document
+from extractors.exports import ExportFiles
+from schemas.config import ExportSource, GitSource, SourceSettings
+from schemas.documents import DeadLetter, Document, Format, SourceRecord
+from schemas.errors import InvalidPayload, RecordError
+
+EXTRACTOR_VERSION = 1
+"""Raised whenever the same record gives another document, so that unchanged records are extracted again."""
+
+DOCUMENTS = "documents"
+DEAD_LETTERS = "dead_letters"
+
+
+def build_extractor(source: GitSource | ExportSource, client: str) -> Extractor:
+    """The reader of a configured source.
+
+    Args:
+        client: owner of the documents where `source` names none.
+    Raises:
+        SetupError: the source is not there.
+    """
+    owner = source.client or client
+    if isinstance(source, GitSource):
+        from extractors.git import GitRepository
+
+        return GitRepository(source, owner)
+    return ExportFiles(source, owner)
+
+
+def extraction_settings(source: SourceSettings) -> dict[str, Any]:
+    """Everything but the record itself that decides what `to_document` gives; JSON-able."""
+    settings: dict[str, Any] = {
+        "version": EXTRACTOR_VERSION,
+        "comments": source.comments,
+        "bots": list(source.bots),
+    }
+    if isinstance(source, ExportSource):
+        settings["custom_fields"] = dict(source.custom_fields)
+        settings["site_url"] = source.site_url
+        settings["repository"] = source.repository
+    return settings
+
+
+def to_document(record: SourceRecord, source: SourceSettings) -> Document:
+    """The document in a record. Pure.
+
+    Raises:
+        RecordError: the payload is not what its format promises.
+    """
+    export = source if isinstance(source, ExportSource) else None
+    repository = export.repository if export else None
+    match record.format:
+        case Format.JIRA_ISSUE:
+            return jira.issue_to_document(
+                record,
+                comments=source.comments,
+                bots=source.bots,
+                custom_fields=export.custom_fields if export else {},
+                site_url=export.site_url if export else None,
+            )
+        case Format.JIRA_FLAT:
+            return jira.flat_issue_to_document(record)
+        case Format.GITHUB_ISSUE | Format.GITHUB_PULL:
+            return github.issue_to_document(record, repository=repository)
+        case Format.GITHUB_COMMENT | Format.GITHUB_REVIEW | Format.GITHUB_REVIEW_COMMENT:
+            return github.comment_to_document(
+                record, comments=source.comments, bots=source.bots, repository=repository
+            )
+        case Format.GITHUB_ARCHIVE:
+            return github.archive_item_to_document(record, comments=source.comments, bots=source.bots)
+        case Format.GITHUB_LABELLED:
+            return github.labelled_issue_to_document(record)
+        case Format.GIT_COMMIT:
+            return commit_to_document(record)
+        case Format.UNKNOWN:
+            raise InvalidPayload("(record)", "a known format")
+
+
+class _ExtractFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, source: SourceSettings) -> None:
+        self._source = source
+
+    def process(self, record: SourceRecord) -> Iterable[Document | beam.pvalue.TaggedOutput]:
+        try:
+            yield to_document(record, self._source)
+        except RecordError as error:
+            yield _dead_letter(record, error, str(error), error.retriable)
+        except Exception as error:  # whatever one record provokes, the others go on
+            yield _dead_letter(record, error, _where(error), False)
+
+
+def _dead_letter(
+    record: SourceRecord, error: Exception, reason: str, retriable: bool
+) -> beam.pvalue.TaggedOutput:
+    letter = DeadLetter(record, "extract", type(error).__name__, reason, retriable)
+    return beam.pvalue.TaggedOutput(DEAD_LETTERS, letter)
+
+
+def _where(error: Exception) -> str:
+    """The line of code that failed; the error's own message may quote the record."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__} in {frame.name}, line {frame.lineno}: a defect of headrace"
+
+
+class ExtractDocuments(beam.PTransform):  # type: ignore[misc]
+    """Records -> their documents (`.documents`), and those that have none (`.dead_letters`)."""
+
+    def __init__(self, source: SourceSettings) -> None:
+        super().__init__()
+        self._source = source
+
+    def expand(self, records: beam.PCollection[SourceRecord]) -> beam.pvalue.DoOutputsTuple:
+        return records | "ToDocument" >> beam.ParDo(_ExtractFn(self._source)).with_outputs(
+            DEAD_LETTERS, main=DOCUMENTS
+        )
