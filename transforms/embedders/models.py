@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import platformdirs
 
@@ -204,18 +205,11 @@ def check_folder(spec: ModelSpec, folder: Path) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class ModelDescription:
+class ModelRow(TypedDict):
     """A line of `headrace models`.
 
-    Args:
-        name: to write in the configuration.
-        space_id: of the vectors it gives.
-        found: folder on this machine; None when it would have to be fetched.
-        download_mb: what fetching costs then.
-        engine: that runs it.
-        threads: the engine computes with.
-        why: engine and threads were chosen.
+    Keys: `found` is the folder on this machine, None when the model would have to be fetched at the cost of
+    `download_mb`; `threads` those the `engine` computes with; `why` these two were chosen.
     """
 
     name: str
@@ -223,39 +217,39 @@ class ModelDescription:
     space_id: str
     dimensions: int
     max_tokens: int
-    found: Path | None
+    found: str | None
     download_mb: int
     engine: str
     threads: int
     why: str
 
 
-def describe_models(configured: Model, cache_dir: Path) -> list[ModelDescription]:
+def describe_models(configured: Model) -> list[ModelRow]:
     """All models of the registry as the configuration would run them; nothing is fetched or loaded.
 
     Raises:
         UnknownName, DigestMismatch: as `locate_model`, for the configured model.
     """
     spec_of(configured)
-    return [_describe(spec, configured, cache_dir) for spec in REGISTRY.values()]
+    return [_describe(spec, configured, default_cache_dir()) for spec in REGISTRY.values()]
 
 
-def _describe(spec: ModelSpec, configured: Model, cache_dir: Path) -> ModelDescription:
+def _describe(spec: ModelSpec, configured: Model, cache_dir: Path) -> ModelRow:
     is_configured = spec.name == configured.name
     model = configured if is_configured else Model(name=spec.name, threads=configured.threads)
-    threads = model.threads or available_cores()
-    why_threads = "model.threads" if model.threads else "the cores this process may use"
-    return ModelDescription(
+    found = find_model(model, cache_dir)
+    why_threads = "as model.threads says" if model.threads else "the cores this process may use"
+    return ModelRow(
         name=spec.name,
         configured=is_configured,
         space_id=space_of(model).space_id,
         dimensions=spec.dimensions,
         max_tokens=spec.max_tokens,
-        found=find_model(model, cache_dir),
+        found=str(found) if found else None,
         download_mb=spec.download_mb,
         engine="onnx",
-        threads=threads,
-        why=f"fp32 on ONNX Runtime reproduces the reference vectors exactly; threads: {why_threads}",
+        threads=model.threads or available_cores(),
+        why=f"fp32 on ONNX Runtime gives the reference's vectors; threads: {why_threads}",
     )
 
 

@@ -133,13 +133,16 @@ def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert default_cache_dir().name == "headrace"
 
 
-def test_describing_models_fetches_nothing(tmp_path: Path, nothing_outside: Path) -> None:
-    [line] = describe_models(Model(threads=3), tmp_path)
-    assert (line.name, line.configured, line.found, line.threads) == (MINILM.name, True, None, 3)
-    assert (line.dimensions, line.max_tokens, line.download_mb) == (384, 256, 84)
-    assert line.space_id == space_of(Model()).space_id
+def test_describing_models_fetches_nothing(
+    tmp_path: Path, nothing_outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    [row] = describe_models(Model(threads=3))
+    assert (row["name"], row["configured"], row["found"], row["threads"]) == (MINILM.name, True, None, 3)
+    assert (row["dimensions"], row["max_tokens"], row["download_mb"]) == (384, 256, 84)
+    assert row["space_id"] == space_of(Model()).space_id
 
 
-def test_describing_an_unknown_model_fails(tmp_path: Path) -> None:
+def test_describing_an_unknown_model_fails() -> None:
     with pytest.raises(UnknownName):
-        describe_models(Model(name="nope"), tmp_path)
+        describe_models(Model(name="nope"))
