@@ -207,10 +207,8 @@ def _record(value: Any, repository: str | None, observed_at: datetime = BEGINNIN
     if isinstance(value.get("fields"), dict):
         return _jira_issue(value, observed_at)
     if "issuekey" in value:
-        key = value["issuekey"]
-        return _found(
-            Format.JIRA_FLAT, Kind.ISSUE, key if isinstance(key, str) else "", value, observed_at, "issuekey"
-        )
+        native_id = _string(value["issuekey"]).replace("\0", "")[:200]
+        return _found(Format.JIRA_FLAT, Kind.ISSUE, native_id, value, observed_at, "issuekey")
     if "sha" in value:
         return _commit(value, repository, observed_at)
     if "createdAt" in value and "number" in value:
@@ -273,7 +271,7 @@ def _found(
 def _id(value: Value) -> str:
     native_id = value.get("id")
     if isinstance(native_id, str):
-        return native_id[:200]
+        return native_id.replace("\0", "")[:200]
     return str(native_id) if isinstance(native_id, int) and not isinstance(native_id, bool) else ""
 
 

@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 _URL = re.compile(
-    r"https?://[^/]+/(?:api/v3/)?(?:repos/)?(?P<repository>[^/\s]+/[^/\s]+)"
-    r"(?:/(?:issues|pull|pulls)/(?P<number>\d{1,18})(?=[/?#]|$)|/|$)"
+    r"https?://[^/]+/(?:api/v3/)?(?:repos/)?(?P<repository>[\w.-]{1,100}/[\w.-]{1,100})"
+    r"(?:/(?:issues|pull|pulls)/(?P<number>\d{1,18})(?=[/?#]|$)|/|$)",
+    re.ASCII,
 )
+_REPOSITORY = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}", re.ASCII)
 _MODERN_NODE = re.compile(r"[A-Z]+_(.+)")
 _LEGACY_NODE = re.compile(rb"\d+:[A-Za-z]+?(\d+)")
 _MSGPACK_UINT_BYTES = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
@@ -34,7 +36,7 @@ def repository_of(payload: Mapping[str, Any], fallback: str | None) -> str:
     base = payload.get("base")
     repository = base.get("repo") if isinstance(base, Mapping) else None
     full_name = repository.get("full_name") if isinstance(repository, Mapping) else None
-    if isinstance(full_name, str) and full_name:
+    if isinstance(full_name, str) and _REPOSITORY.fullmatch(full_name):
         return full_name
     for key in ("repository_url", "issue_url", "pull_request_url", "html_url", "url"):
         name, _ = split_url(payload.get(key))
@@ -46,7 +48,7 @@ def repository_of(payload: Mapping[str, Any], fallback: str | None) -> str:
 def number_of(payload: Mapping[str, Any]) -> int:
     """Number of the issue or pull a REST object is or belongs to, 0 when it does not say."""
     number = payload.get("number")
-    if isinstance(number, int) and not isinstance(number, bool):
+    if isinstance(number, int) and number > 0:
         return number
     for key in ("issue_url", "pull_request_url", "html_url", "url"):
         _, found = split_url(payload.get(key))
@@ -89,6 +91,6 @@ def pull_native_id(payload: Mapping[str, Any], fallback_repository: str | None) 
     """Native id of a pull request in either REST shape, "" when it has nothing to be known by."""
     node_id = payload.get("node_id")
     if node_id:
-        return database_id(node_id) or str(node_id)[:200]
+        return database_id(node_id) or str(node_id).replace("\0", "")[:200]
     repository, number = repository_of(payload, fallback_repository), number_of(payload)
     return f"{repository.lower()}#{number}" if repository and number else ""

@@ -81,6 +81,8 @@ def flat_issue_to_document(record: SourceRecord) -> Document:
         InvalidPayload: it has no key.
     """
     issue = validate(JiraFlatIssue, _parsed(record))
+    if not issue.issuekey:
+        raise InvalidPayload("issuekey", "the issue's key, such as ABC-12")
     title = _one_line(issue.title)
     description = issue.description.strip()
     if len(description) > 1 and description[0] == description[-1] == '"':

@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 from schemas.errors import InvalidPayload
 
 EPOCH_MS_ABOVE = 10**11  # larger numbers are milliseconds: as seconds they would lie beyond the year 5000
+MAX_KEY_CHARS = 255
 
 
 def parse_json(raw: bytes) -> Any:
@@ -55,8 +56,9 @@ def parse_time(value: Any) -> datetime | None:
 
 
 def _text(value: Any) -> str:
+    """Postgres stores no NUL."""
     if isinstance(value, str):
-        return value
+        return value.replace("\0", "")
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
 
 
@@ -68,6 +70,12 @@ def _name(value: Any) -> str:
                 return _text(value[key])
         return ""
     return _text(value)
+
+
+def _key(value: Any) -> str:
+    """What is indexed as a key must be short; nothing longer is one."""
+    key = _text(value)
+    return key if len(key) <= MAX_KEY_CHARS else ""
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -88,6 +96,7 @@ def _count(value: Any) -> int:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
+Key = Annotated[str, BeforeValidator(_key)]
 Name = Annotated[str, BeforeValidator(_name)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Moment = Annotated[datetime | None, BeforeValidator(parse_time)]
@@ -135,7 +144,7 @@ class JiraComments(Payload):
 class JiraReference(Payload):
     """Another issue, as far as a link shows it."""
 
-    key: Text = ""
+    key: Key = ""
 
 
 OptionalJiraReference = Annotated[JiraReference | None, BeforeValidator(_object)]
@@ -184,7 +193,7 @@ class JiraFields(Payload):
 class JiraIssue(Payload):
     """An issue of REST v2, v3 or the Agile API."""
 
-    key: Text = ""
+    key: Key = ""
     self: Text = ""
     fields: JiraFields
 
@@ -194,7 +203,7 @@ class JiraFlatIssue(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    issuekey: Text
+    issuekey: Key
     title: Text = ""
     description: Text = ""
     storypoint: Any = None
@@ -260,7 +269,7 @@ class GitHubComment(GitHubPayload):
     line: Any = None
     original_line: Any = None
     diff_hunk: Text = ""
-    commit_id: Text = ""
+    commit_id: Key = ""
     in_reply_to_id: Text = ""
     created_at: Moment = None
     submitted_at: Moment = None
@@ -292,7 +301,7 @@ class ArchiveItem(Payload):
     """An issue or pull request with everything inside."""
 
     kind: Text = ""
-    repo: Text = ""
+    repo: Key = ""
     number: Count = 0
     title: Text = ""
     body: Text = ""
@@ -313,7 +322,7 @@ class ArchiveItem(Payload):
 class LabelledIssue(GitHubPayload):
     """An issue of a labelled data set: no number, no id."""
 
-    repo: Text = ""
+    repo: Key = ""
     created_at: Moment = None
     label: Text = ""
     title: Text = ""
