@@ -66,3 +66,8 @@ class Tokenizer(Protocol):
     def special_tokens(self) -> int:
         """How many `encode` adds to `count`."""
         ...
+
+    @property
+    def is_word_local(self) -> bool:
+        """Whether a text's tokens are those of its white-space separated words, one after the other."""
+        ...

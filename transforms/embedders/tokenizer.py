@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from schemas.errors import ModelNotFound
 from transforms.embedders.base import TokenIds
@@ -45,6 +46,11 @@ class ModelTokenizer:
     def special_tokens(self) -> int:
         """How many `encode` adds to `count`."""
         return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
+
+    @property
+    def is_word_local(self) -> bool:
+        """Whether a text's tokens are those of its white-space separated words, one after the other."""
+        return isinstance(self._tokenizer.pre_tokenizer, BertPreTokenizer)
 
 
 def cut(ids: TokenIds, max_tokens: int) -> TokenIds:

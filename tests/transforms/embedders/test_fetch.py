@@ -113,7 +113,7 @@ def test_a_package_the_index_does_not_have_is_said_with_pips_own_reason(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with (
-        pytest.raises(PlaceError, match="could not download headrace-no-such-model==0"),
+        pytest.raises(PlaceError, match="could not download no-such-model==0"),
         staging_folder(tmp_path) as s,
     ):
         fetch_from_package_index("no-such-model==0", "pkg", FILES, s)
