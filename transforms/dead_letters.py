@@ -1,0 +1,242 @@
+"""Records that could not be processed: kept whole, listed, and read back to be tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+import apache_beam as beam
+import psycopg
+from psycopg.rows import class_row
+
+from schemas.documents import DeadLetter, Format, Kind, SourceRecord, Version
+from schemas.errors import UnknownName
+from schemas.ids import digest
+from schemas.outcomes import Outcome
+from transforms import outcomes
+from transforms.postgres import Session, Store
+from transforms.storable import storable_text
+
+MAX_LETTERS = 200
+MAX_LETTER_BYTES = 16 * 2**20
+"""Letters gathered for one transaction, by number and by size of their payloads."""
+READ_AT_ONCE = 50
+"""Payloads in memory while letters are read back."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter as a person sees it.
+
+    Args:
+        resolved_at: when its document was stored at this or a newer version, or deleted; None while it is open.
+        payload_bytes: size of the record.
+    """
+
+    dead_letter_id: UUID
+    client: str
+    source: str
+    document_id: UUID
+    kind: str
+    native_id: str
+    updated_at: datetime
+    locator: str
+    stage: str
+    error_type: str
+    reason: str
+    retriable: bool
+    attempts: int
+    first_seen_at: datetime
+    last_seen_at: datetime
+    resolved_at: datetime | None
+    payload_bytes: int
+
+
+def dead_letter_id(letter: DeadLetter) -> UUID:
+    """One for each document and stage: failing again counts up its attempts."""
+    return UUID(bytes=digest(letter.record.document_id.bytes, letter.stage.encode()))
+
+
+_UPSERT = """
+INSERT INTO dead_letters AS stored (
+    dead_letter_id, client, source, document_id, format, kind, native_id, updated_at, observed_at, locator, stage,
+    error_type, reason, retriable, payload
+)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (dead_letter_id) DO UPDATE SET
+    updated_at = EXCLUDED.updated_at, observed_at = EXCLUDED.observed_at, locator = EXCLUDED.locator,
+    format = EXCLUDED.format, payload = EXCLUDED.payload, error_type = EXCLUDED.error_type,
+    reason = EXCLUDED.reason, retriable = EXCLUDED.retriable, attempts = stored.attempts + 1,
+    last_seen_at = now(), resolved_at = NULL
+WHERE (EXCLUDED.updated_at, EXCLUDED.observed_at) >= (stored.updated_at, stored.observed_at)
+"""
+
+
+def write_dead_letters(connection: psycopg.Connection, letters: Sequence[DeadLetter]) -> None:
+    """Keep letters, in one transaction; one seen before counts an attempt more and is open again.
+
+    What is stored of an earlier, good version of the document is left as it is.
+    """
+    newest: dict[UUID, DeadLetter] = {}
+    for letter in letters:
+        known = newest.setdefault(dead_letter_id(letter), letter)
+        if letter.record.version.as_tuple() > known.record.version.as_tuple():
+            newest[dead_letter_id(letter)] = letter
+    rows = [_row(key, letter) for key, letter in sorted(newest.items())]
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(_UPSERT, rows)
+
+
+def _row(key: UUID, letter: DeadLetter) -> tuple[object, ...]:
+    record = letter.record
+    return (
+        key,
+        storable_text(record.client),
+        storable_text(record.source),
+        record.document_id,
+        record.format,
+        record.kind,
+        storable_text(record.native_id),
+        record.updated_at,
+        record.observed_at,
+        storable_text(record.locator),
+        storable_text(letter.stage),
+        storable_text(letter.error_type),
+        storable_text(letter.reason),
+        letter.retriable,
+        record.payload,
+    )
+
+
+def resolve_dead_letters(connection: psycopg.Connection, stored: Sequence[tuple[UUID, Version]]) -> None:
+    """Close the letters of documents that are stored now at the failed version or a newer one."""
+    connection.execute(
+        "UPDATE dead_letters AS d SET resolved_at = now()"
+        " FROM unnest(%s::uuid[], %s::timestamptz[], %s::timestamptz[])"
+        " AS stored (document_id, updated_at, observed_at)"
+        " WHERE d.document_id = stored.document_id AND d.resolved_at IS NULL"
+        " AND (d.updated_at, d.observed_at) <= (stored.updated_at, stored.observed_at)",
+        [
+            [document_id for document_id, _ in stored],
+            [version.updated_at for _, version in stored],
+            [version.observed_at for _, version in stored],
+        ],
+    )
+
+
+def list_dead_letters(
+    connection: psycopg.Connection, client: str, *, resolved: bool = False, limit: int = 100
+) -> list[StoredLetter]:
+    """A client's letters, last seen first.
+
+    Args:
+        resolved: list closed ones too.
+    """
+    with connection.cursor(row_factory=class_row(StoredLetter)) as cursor:
+        return cursor.execute(
+            "SELECT dead_letter_id, client, source, document_id, kind, native_id, updated_at, locator, stage,"
+            " error_type, reason, retriable, attempts, first_seen_at, last_seen_at, resolved_at,"
+            " length(payload) AS payload_bytes FROM dead_letters"
+            " WHERE client = %s AND (%s OR resolved_at IS NULL)"
+            " ORDER BY last_seen_at DESC, dead_letter_id LIMIT %s",
+            [client, resolved, limit],
+        ).fetchall()
+
+
+def load_for_retry(
+    connection: psycopg.Connection, client: str, ids: Sequence[UUID] | None = None
+) -> Iterator[SourceRecord]:
+    """Records of a client's open letters, once each, at the newest version that failed.
+
+    Args:
+        ids: only these letters, open or not; None for all that are open.
+    Raises:
+        UnknownName: the client has no letter of some id.
+    """
+    keys = _letters_to_retry(connection, client, ids)
+    for start in range(0, len(keys), READ_AT_ONCE):
+        rows = connection.execute(
+            "SELECT client, source, format, kind, native_id, payload, updated_at, observed_at, locator"
+            " FROM dead_letters WHERE dead_letter_id = ANY(%s) ORDER BY document_id",
+            [keys[start : start + READ_AT_ONCE]],
+        ).fetchall()
+        for client_, source, format_, kind, native_id, payload, updated_at, observed_at, locator in rows:
+            yield SourceRecord(
+                client_,
+                source,
+                Format(format_),
+                Kind(kind),
+                native_id,
+                bytes(payload),
+                updated_at,
+                observed_at,
+                locator,
+            )
+
+
+def _letters_to_retry(connection: psycopg.Connection, client: str, ids: Sequence[UUID] | None) -> list[UUID]:
+    if ids is not None:
+        known = {
+            key
+            for (key,) in connection.execute(
+                "SELECT dead_letter_id FROM dead_letters WHERE client = %s AND dead_letter_id = ANY(%s)",
+                [client, list(ids)],
+            )
+        }
+        unknown = [str(key) for key in ids if key not in known]
+        if unknown:
+            raise UnknownName(
+                f"client {client!r} has no dead letter {unknown[0]}: see `headrace dead-letters list`"
+            )
+    rows = connection.execute(
+        "SELECT DISTINCT ON (document_id) dead_letter_id FROM dead_letters"
+        " WHERE client = %s AND CASE WHEN %s::uuid[] IS NULL THEN resolved_at IS NULL"
+        " ELSE dead_letter_id = ANY(%s::uuid[]) END"
+        " ORDER BY document_id, updated_at DESC, observed_at DESC",
+        [client, ids and list(ids), ids and list(ids)],
+    )
+    return [key for (key,) in rows]
+
+
+class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
+    """`PCollection[DeadLetter]` -> nothing; each is counted as `dead_lettered`."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def expand(self, letters: beam.PCollection[DeadLetter]) -> beam.PCollection[None]:
+        return letters | "Write" >> beam.ParDo(_WriteLettersFn(self._store))
+
+
+class _WriteLettersFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def setup(self) -> None:
+        self._session = Session(self._store)
+
+    def teardown(self) -> None:
+        self._session.close()
+
+    def start_bundle(self) -> None:
+        self._gathered: list[DeadLetter] = []
+        self._bytes = 0
+
+    def process(self, letter: DeadLetter) -> None:
+        self._gathered.append(letter)
+        self._bytes += len(letter.record.payload)
+        if len(self._gathered) >= MAX_LETTERS or self._bytes >= MAX_LETTER_BYTES:
+            self._flush()
+
+    def finish_bundle(self) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        letters, self._gathered, self._bytes = self._gathered, [], 0
+        if letters:
+            self._session.run(partial(write_dead_letters, letters=letters))
+            outcomes.count(Outcome.DEAD_LETTERED, len(letters))

@@ -1,0 +1,140 @@
+"""The usage ledger in Postgres: a row for each call, written once however often the write is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from uuid import UUID
+
+import apache_beam as beam
+import psycopg
+from psycopg.rows import class_row
+
+from schemas.usage import UsageEvent
+from transforms.postgres import Session, Store
+from transforms.storable import storable_json
+
+
+@dataclass(frozen=True, slots=True)
+class DailyUsage:
+    """Calls of one day (UTC), client, provider, model and operation.
+
+    Args:
+        inputs: texts given to an engine.
+        reused: inputs answered from vectors stored before.
+    """
+
+    day: date
+    client: str
+    provider: str
+    model: str
+    operation: str
+    calls: int
+    failed_calls: int
+    inputs: int
+    tokens: int
+    reused: int
+    cost_usd: Decimal
+    machine_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunUsage:
+    """All calls of one run; the fields are those of `DailyUsage`."""
+
+    calls: int
+    failed_calls: int
+    inputs: int
+    tokens: int
+    reused: int
+    cost_usd: Decimal
+    machine_seconds: float
+
+
+def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
+    """Add one event to the ledger; one that is there already is left as it is."""
+    connection.execute(
+        "INSERT INTO ai_usage_tracking (event_id, occurred_at, client, run_id, provider, operation, model, space_id,"
+        " input_count, tokens, tokens_reported, cost_usd, machine_seconds, latency_s, attempt, reused, error_type,"
+        " request_metadata) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (event_id) DO NOTHING",
+        [
+            event.event_id,
+            event.occurred_at,
+            event.client,
+            event.run_id,
+            event.provider,
+            event.operation,
+            event.model,
+            event.space_id,
+            event.inputs,
+            event.tokens,
+            event.tokens_reported,
+            event.cost_usd,
+            event.machine_seconds,
+            event.latency_s,
+            event.attempt,
+            event.reused,
+            event.error_type,
+            storable_json(event.metadata),
+        ],
+    )
+
+
+def daily_usage(
+    connection: psycopg.Connection, client: str | None = None, days: int = 30
+) -> Sequence[DailyUsage]:
+    """Usage of the last `days` days, today included, newest first.
+
+    Args:
+        client: None for all clients.
+    """
+    with connection.cursor(row_factory=class_row(DailyUsage)) as cursor:
+        return cursor.execute(
+            "SELECT day, client, provider, model, operation, calls, failed_calls, inputs, tokens, reused, cost_usd,"
+            " machine_seconds FROM ai_usage_daily"
+            " WHERE (%s::text IS NULL OR client = %s) AND day > (now() AT TIME ZONE 'UTC')::date - %s::int"
+            " ORDER BY day DESC, client, provider, model, operation",
+            [client, client, days],
+        ).fetchall()
+
+
+def usage_of_run(connection: psycopg.Connection, run_id: UUID) -> RunUsage:
+    """What a run used; zeros for a run that called nothing."""
+    with connection.cursor(row_factory=class_row(RunUsage)) as cursor:
+        found = cursor.execute(
+            "SELECT count(*) AS calls, count(error_type) AS failed_calls,"
+            " coalesce(sum(input_count), 0) AS inputs, coalesce(sum(tokens), 0)::bigint AS tokens,"
+            " coalesce(sum(reused), 0) AS reused, coalesce(sum(cost_usd), 0) AS cost_usd,"
+            " coalesce(sum(machine_seconds), 0) AS machine_seconds FROM ai_usage_tracking WHERE run_id = %s",
+            [run_id],
+        ).fetchone()
+    return found or RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0)
+
+
+class WriteUsage(beam.PTransform):  # type: ignore[misc]
+    """`PCollection[UsageEvent]` -> nothing; each event is written at once: it was paid for."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def expand(self, events: beam.PCollection[UsageEvent]) -> beam.PCollection[None]:
+        return events | "Write" >> beam.ParDo(_WriteUsageFn(self._store))
+
+
+class _WriteUsageFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def setup(self) -> None:
+        self._session = Session(self._store)
+
+    def teardown(self) -> None:
+        self._session.close()
+
+    def process(self, event: UsageEvent) -> None:
+        self._session.run(partial(write_usage, event=event))
