@@ -13,10 +13,14 @@ from markdown_it.token import Token
 from extractors.text import html
 from extractors.text.fences import close_open_fence
 
-MAX_PARSED_CHARS = 262_144
-"""Four times the longest body that GitHub takes; what is longer is a paste, kept as it is."""
+MAX_PARSED_CHARS = 131_072
+"""Twice the longest body that GitHub takes; what is longer is kept as it is."""
+
+MAX_OPEN_BRACKETS = 500
+"""The parser looks for the end of each anew."""
 
 _MAX_NESTING = 100
+_BRACKET = re.compile(r"[\[\]]")
 _DEEP_LINE = re.compile(r"^(?:[ \t]|>|[-*+][ \t]|\d{1,9}[.)][ \t])*+", re.MULTILINE)
 _MAX_PREFIX_CHARS = (
     80  # tabs count four, so nesting stays below `_MAX_NESTING`, beyond which the parser drops text
@@ -92,6 +96,7 @@ _ALLOWED_TAGS = frozenset(
         "wbr",
     ]
 )
+_TO_CONVERT = re.compile(r"<!--|!\[|</?(?:" + "|".join(sorted(_ALLOWED_TAGS)) + r")(?=[\s/>])", re.IGNORECASE)
 _ANGLE = re.compile(r"<(?!!--)(?P<name>/?[a-zA-Z][a-zA-Z0-9-]*(?=[\s/>]))?")
 
 
@@ -102,15 +107,19 @@ def to_text(text: str) -> str:
     Text with neither HTML nor images comes back as it is, but for line ends and a fence left open.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if ("<" not in text and "![" not in text) or _is_unwieldy(text):
+    if _TO_CONVERT.search(text) is None or _is_unwieldy(text):
         return close_open_fence(text)
     return html.to_markdown(str(_PARSER.render(text)))
 
 
 def _is_unwieldy(text: str) -> bool:
+    """Whether the parser would take too long over `text`, or nest too deep to keep all of it."""
     if len(text) > MAX_PARSED_CHARS:
         return True
-    return any(
+    open_brackets = 0
+    for bracket in _BRACKET.finditer(text):
+        open_brackets += 1 if bracket.group() == "[" else -(open_brackets > 0)
+    return open_brackets > MAX_OPEN_BRACKETS or any(
         len(prefix.group()) + 3 * prefix.group().count("\t") > _MAX_PREFIX_CHARS
         for prefix in _DEEP_LINE.finditer(text)
     )
@@ -148,8 +157,8 @@ def _render_fence(self: Any, tokens: Sequence[Token], index: int, options: Any, 
 
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"breaks": True, "maxNesting": _MAX_NESTING})
-    # A definition such as `[ERROR]: failed` would vanish from the text.
-    parser.enable(["table", "strikethrough"]).disable("reference")
+    # A definition such as `[ERROR]: failed` would vanish from the text, and `Ptr<cv::Mat>` become a link.
+    parser.enable(["table", "strikethrough"]).disable(["reference", "autolink"])
     parser.add_render_rule("html_block", _render_html_block)
     parser.add_render_rule("html_inline", _render_html_inline)
     parser.add_render_rule("fence", _render_fence)

@@ -251,10 +251,21 @@ def _inline(text: str) -> str:
     start = 0
     for phrase in _INLINE.finditer(text):
         out.append(_plain(text[start : phrase.start()]))
-        out.append(_phrase(phrase))
+        written = _phrase(phrase)
         start = phrase.end()
+        if phrase.lastgroup == "link":
+            # The bracket that went held two words apart: `checklist[http://...]`, `[~someone]wrote`.
+            before, after = text[max(phrase.start() - 1, 0) : phrase.start()], text[start : start + 1]
+            written = (
+                " " * _would_join(before, written[:1]) + written + " " * _would_join(written[-1:], after)
+            )
+        out.append(written)
     out.append(_plain(text[start:]))
     return "".join(out)
+
+
+def _would_join(left: str, right: str) -> bool:
+    return left.isalnum() and right.isalnum()
 
 
 def _plain(text: str) -> str:

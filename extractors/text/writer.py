@@ -177,10 +177,13 @@ class MarkdownWriter:
         self._put([heading + " ".join(" ".join(lines).split())] if heading else lines)
 
     def code_block(self, code: str, info: str = "") -> None:
-        """Write `code` to the character within a fence; one line end next to each fence is the fence's own."""
+        """Write `code` to the character within a fence; one line end next to each fence is the fence's own.
+
+        A block without text is written where `info` speaks for itself: an empty `suggestion` deletes a line.
+        """
         self.end_block()
         body = code.removeprefix("\n").removesuffix("\n")
-        if not body.strip():
+        if not body.strip() and not info:
             return
         fence = fence_for(body)
         self._put([fence + re.sub(r"[`\s]+", " ", info).strip(), *body.split("\n"), fence])
