@@ -1,9 +1,8 @@
 """Cut documents into chunks that fit the model, counted in the model's own tokens.
 
 The cutting is done by `semantic-text-splitter` (headings, code blocks, paragraphs, sentences, words, in that
-order of preference). It asks for the length of a great many pieces, and a tokenizer call for each would cost as
-much as a fast model; word pieces never cross white space, so lengths are added up from a memo of word lengths,
-and every finished chunk is tokenized once for real.
+order of preference). It asks for the length of a great many pieces; `WordMemo` answers, since a tokenizer call for
+each would cost as much as a fast model.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from schemas.config import Chunking, Model
 from schemas.documents import Chunk, ChunkedDocument, DeadLetter, Document
 from schemas.errors import RecordError
 from schemas.ids import text_hash
-from transforms.embedders.base import Tokenizer
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
+from transforms.embedders.word_memo import WordMemo
 
 CHUNKER_VERSION = 1
 """Part of every fingerprint: raise it when the same document would be cut in another way."""
@@ -40,39 +39,6 @@ Span = tuple[int, int]
 """Start and end of a piece, in characters."""
 
 
-class WordLengths:
-    """Memo of how many tokens each white-space separated word has.
-
-    Args:
-        tokenizer: counts the words not seen before.
-        max_words: forgotten all at once when there are more, so that memory stays bounded.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, max_words: int = 200_000) -> None:
-        self._tokenizer = tokenizer
-        self._max_words = max_words
-        self._lengths: dict[str, int] = {}
-
-    def learn(self, text: str) -> None:
-        """Count the words of `text` in one call."""
-        if len(self._lengths) > self._max_words:
-            self._lengths.clear()
-        new = [word for word in set(text.split()) if word not in self._lengths]
-        if new:
-            self._lengths.update(zip(new, self._tokenizer.count(new), strict=True))
-
-    def of(self, text: str) -> int:
-        """Tokens of `text`; words cut by a splitter in mid-word are learned as they come."""
-        lengths = self._lengths
-        total = 0
-        for word in text.split():
-            length = lengths.get(word)
-            if length is None:
-                length = lengths[word] = self._tokenizer.count([word])[0]
-            total += length
-        return total
-
-
 def windows(text: str, limit: int = WINDOW_CHARS) -> Iterator[Span]:
     """Cut `text` into spans of at most `limit` characters, at a blank line, line or blank if there is one."""
     start = 0
@@ -89,7 +55,7 @@ def windows(text: str, limit: int = WINDOW_CHARS) -> Iterator[Span]:
         yield start, len(text)
 
 
-def split_spans(text: str, lengths: WordLengths, max_tokens: int, overlap_tokens: int) -> list[Span]:
+def split_spans(text: str, words: WordMemo, max_tokens: int, overlap_tokens: int) -> list[Span]:
     """Spans of `text` of at most `max_tokens` tokens each; what lies between two of them is white space.
 
     Args:
@@ -97,7 +63,7 @@ def split_spans(text: str, lengths: WordLengths, max_tokens: int, overlap_tokens
     """
 
     def weight(piece: str) -> int:
-        return max(lengths.of(piece), len(piece) // CHARS_PER_TOKEN_LIMIT)
+        return max(words.count(piece), len(piece) // CHARS_PER_TOKEN_LIMIT)
 
     splitter = MarkdownSplitter.from_callback(weight, max_tokens, overlap=overlap_tokens)
     return [
@@ -107,11 +73,11 @@ def split_spans(text: str, lengths: WordLengths, max_tokens: int, overlap_tokens
     ]
 
 
-def shortened(title: str, lengths: WordLengths, max_tokens: int) -> str:
+def shortened(title: str, words: WordMemo, max_tokens: int) -> str:
     """The first words of `title` that have at most `max_tokens` tokens together."""
     kept: list[str] = []
     for word in title.split():
-        max_tokens -= lengths.of(word)
+        max_tokens -= words.count(word)
         if max_tokens < 0:
             break
         kept.append(word)
@@ -119,7 +85,7 @@ def shortened(title: str, lengths: WordLengths, max_tokens: int) -> str:
 
 
 def chunk_document(
-    document: Document, tokenizer: Tokenizer, lengths: WordLengths, options: Chunking, max_tokens: int
+    document: Document, words: WordMemo, options: Chunking, max_tokens: int
 ) -> ChunkedDocument:
     """Cut one document.
 
@@ -133,23 +99,23 @@ def chunk_document(
     if not text.strip():
         return ChunkedDocument(document, (), tokens_seen=0, tokens_truncated=0)
     if len(text) <= max_tokens * CHARS_PER_TOKEN_LIMIT:
-        whole = tokenizer.encode([text])[0]
+        whole = words.encode([text])[0]
         if len(whole) <= max_tokens:
-            seen = len(whole) - tokenizer.special_tokens
+            seen = len(whole) - words.special_tokens
             only = Chunk(0, text, text_hash(text), 0, len(text), whole)
             return ChunkedDocument(document, (only,), tokens_seen=seen, tokens_truncated=0)
 
-    lengths.learn(text)
-    tokens_seen = lengths.of(text)
-    room = max_tokens - tokenizer.special_tokens
-    title = shortened(document.title, lengths, min(options.context_title_tokens, room // 4))
-    capacity = room - lengths.of(title)
+    words.learn(text)
+    tokens_seen = words.count(text)
+    room = max_tokens - words.special_tokens
+    title = shortened(document.title, words, min(options.context_title_tokens, room // 4))
+    capacity = room - words.count(title)
     overlap = min(options.overlap_tokens, capacity // 3)
-    spans = split_spans(text, lengths, capacity, overlap)
+    spans = split_spans(text, words, capacity, overlap)
     if options.overflow == "truncate":
         spans = spans[:1]
-    chunks = _encoded(text, title, spans, tokenizer, max_tokens)
-    kept = sum(lengths.of(text[start:end]) for start, end in uncovered(len(text), spans))
+    chunks = _encoded(text, title, spans, words, max_tokens)
+    kept = sum(words.count(text[start:end]) for start, end in uncovered(len(text), spans))
     return ChunkedDocument(document, chunks, tokens_seen, tokens_truncated=kept)
 
 
@@ -164,13 +130,11 @@ def uncovered(length: int, spans: Iterable[Span]) -> Iterator[Span]:
         yield reached, length
 
 
-def _encoded(
-    text: str, title: str, spans: list[Span], tokenizer: Tokenizer, max_tokens: int
-) -> tuple[Chunk, ...]:
+def _encoded(text: str, title: str, spans: list[Span], words: WordMemo, max_tokens: int) -> tuple[Chunk, ...]:
     """Chunks for `spans`; a span that proves too long (a tokenizer that joins words) is halved until it fits."""
     chunks: list[Chunk] = []
     pending = [(span, _with_title(text, title, span)) for span in spans]
-    pending_ids = tokenizer.encode([embedded for _, embedded in pending])
+    pending_ids = words.encode([embedded for _, embedded in pending])
     stack = list(zip(pending, pending_ids, strict=True))[::-1]
     while stack:
         ((start, end), embedded), ids = stack.pop()
@@ -179,7 +143,7 @@ def _encoded(
             for half in ((middle, end), (start, middle)):
                 if text[half[0] : half[1]].strip():
                     piece = _with_title(text, title, half)
-                    stack.append(((half, piece), tokenizer.encode([piece])[0]))
+                    stack.append(((half, piece), words.encode([piece])[0]))
             continue
         chunks.append(Chunk(len(chunks), embedded, text_hash(embedded), start, end, ids[:max_tokens]))
     return tuple(chunks)
@@ -222,14 +186,11 @@ class _ChunkFn(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         limit = space_of(self._model).max_tokens
         self._max_tokens = min(self._options.max_tokens or limit, limit)
-        self._tokenizer = load_tokenizer(self._model)
-        self._lengths = WordLengths(self._tokenizer)
+        self._words = WordMemo(load_tokenizer(self._model))
 
     def process(self, document: Document) -> Iterator[Any]:
         try:
-            chunked = chunk_document(
-                document, self._tokenizer, self._lengths, self._options, self._max_tokens
-            )
+            chunked = chunk_document(document, self._words, self._options, self._max_tokens)
             Metrics.counter(TOKENS, "seen").inc(chunked.tokens_seen)
             Metrics.counter(TOKENS, "truncated").inc(chunked.tokens_truncated)
             yield chunked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from datetime import UTC, datetime
 
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from schemas.config import Chunking, Model
 from schemas.documents import ChunkedDocument, Document, Format, Kind, SourceRecord
-from transforms.chunk import WINDOW_CHARS, WordLengths, chunk_document, shortened, uncovered, windows
+from transforms.chunk import WINDOW_CHARS, chunk_document, shortened, uncovered, windows
 from transforms.embedders.base import Tokenizer
 from transforms.embedders.loading import load_tokenizer
+from transforms.embedders.word_memo import WordMemo
 
 LIMIT = 256
 
@@ -32,9 +34,7 @@ def document(text: str, title: str = "") -> Document:
 def cut(
     text: str, tokenizer: Tokenizer, title: str = "", options: Chunking | None = None, max_tokens: int = LIMIT
 ) -> ChunkedDocument:
-    return chunk_document(
-        document(text, title), tokenizer, WordLengths(tokenizer), options or Chunking(), max_tokens
-    )
+    return chunk_document(document(text, title), WordMemo(tokenizer), options or Chunking(), max_tokens)
 
 
 def test_a_short_document_is_one_chunk_with_its_own_text(tokenizer: Tokenizer) -> None:
@@ -75,12 +75,9 @@ def test_later_chunks_begin_with_the_title(tokenizer: Tokenizer) -> None:
 def test_neighbouring_chunks_overlap_by_at_most_what_was_asked(tokenizer: Tokenizer) -> None:
     text = " ".join(f"word{n}" for n in range(1500))
     chunks = cut(text, tokenizer, options=Chunking(overlap_tokens=20)).chunks
-    overlaps = [a.end_char - b.start_char for a, b in zip(chunks, chunks[1:], strict=False)]
+    overlaps = [a.end_char - b.start_char for a, b in itertools.pairwise(chunks)]
     assert all(overlap > 0 for overlap in overlaps)
-    repeated = [
-        tokenizer.count([text[b.start_char : a.end_char]])[0]
-        for a, b in zip(chunks, chunks[1:], strict=False)
-    ]
+    repeated = [tokenizer.count([text[b.start_char : a.end_char]])[0] for a, b in itertools.pairwise(chunks)]
     assert max(repeated) <= 20
 
 
@@ -118,14 +115,6 @@ def test_nothing_but_white_space_lies_between_chunks_and_every_chunk_fits(
     assert chunked.tokens_truncated == 0
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(pieces, max_size=10))
-def test_lengths_added_up_by_words_are_the_tokenizers_own(parts: list[str]) -> None:
-    tokenizer = load_tokenizer(Model())
-    text = "".join(parts)
-    assert WordLengths(tokenizer).of(text) == tokenizer.count([text])[0]
-
-
 @given(st.text(alphabet="ab \n", max_size=200), st.integers(4, 50))
 def test_windows_cover_the_text_without_overlap(text: str, limit: int) -> None:
     spans = list(windows(text, limit))
@@ -134,9 +123,9 @@ def test_windows_cover_the_text_without_overlap(text: str, limit: int) -> None:
 
 
 def test_a_title_is_shortened_at_a_word(tokenizer: Tokenizer) -> None:
-    lengths = WordLengths(tokenizer)
-    assert shortened("the gate jams in frost", lengths, 3) == "the gate jam".removesuffix(" jam")
-    assert shortened("the gate", lengths, 8) == "the gate"
+    words = WordMemo(tokenizer)
+    assert shortened("the gate jams in frost", words, 3) == "the gate jam".removesuffix(" jam")
+    assert shortened("the gate", words, 8) == "the gate"
 
 
 @pytest.mark.parametrize("unit", ["word ", "x", "line\n", "a,b;", "# h\n\n", "```\n"])
