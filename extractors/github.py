@@ -244,7 +244,8 @@ def _document(
     dropped: Counter[str] | None = None,
 ) -> Document:
     text = normalize("\n\n".join(part for part in parts if part))
-    found = (link for link in find_references(text, project) if link.target_key.lower() != key.lower())
+    known = {key.lower(), *(link.target_key.lower() for link in links)}
+    found = (link for link in find_references(text, project) if link.target_key.lower() not in known)
     return Document(
         record=record,
         key=key,
@@ -298,7 +299,7 @@ def _context(comment: GitHubComment) -> list[str]:
 
 
 def _markdown(text: str) -> str:
-    return markdown.clean(text).strip()
+    return markdown.to_text(text).strip()
 
 
 def _headline(title: str) -> str:
