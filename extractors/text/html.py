@@ -93,7 +93,7 @@ def to_markdown(html: str) -> str:
 
     Input built to keep an HTML parser busy (tags nested by the ten thousand) is read as text without tags.
     """
-    source = _keep_open_comment(replace_surrogates(html))
+    source = _show_unfinished(replace_surrogates(html))
     if _is_too_costly(source):
         return unescape(_TAG.sub(" ", source))
     walk = _Walk()
@@ -101,10 +101,13 @@ def to_markdown(html: str) -> str:
     return walk.writer.finish()
 
 
-def _keep_open_comment(html: str) -> str:
-    """A comment that never ends would take all that follows with it; show it as text instead."""
-    start = html.find("<!--", max(html.rfind("-->"), 0))
-    return html if start < 0 else html[:start] + html[start:].replace("<!--", "&lt;!--")
+def _show_unfinished(html: str) -> str:
+    """A comment or tag that never ends would take all that follows with it; make it text instead."""
+    comment = html.find("<!--", max(html.rfind("-->"), 0))
+    if comment >= 0:
+        html = html[:comment] + html[comment:].replace("<!--", "&lt;!--")
+    tag = html.find("<", html.rfind(">") + 1)
+    return html if tag < 0 else html[:tag] + html[tag:].replace("<", "&lt;")
 
 
 def _is_too_costly(html: str) -> bool:

@@ -16,11 +16,11 @@ from extractors.text.fences import close_open_fence
 MAX_PARSED_CHARS = 131_072
 """Twice the longest body that GitHub takes; what is longer is kept as it is."""
 
-MAX_OPEN_BRACKETS = 500
-"""The parser looks for the end of each anew."""
+MAX_BRACKET_STEPS = 100_000
+"""Brackets in a text, each times the brackets open around it: what the parser's time for links grows with."""
 
 _MAX_NESTING = 100
-_BRACKET = re.compile(r"[\[\]]")
+_BRACKET_OR_GAP = re.compile(r"[\[\]]|\n\n")
 _DEEP_LINE = re.compile(r"^(?:[ \t]|>|[-*+][ \t]|\d{1,9}[.)][ \t])*+", re.MULTILINE)
 _MAX_PREFIX_CHARS = (
     80  # tabs count four, so nesting stays below `_MAX_NESTING`, beyond which the parser drops text
@@ -116,10 +116,17 @@ def _is_unwieldy(text: str) -> bool:
     """Whether the parser would take too long over `text`, or nest too deep to keep all of it."""
     if len(text) > MAX_PARSED_CHARS:
         return True
-    open_brackets = 0
-    for bracket in _BRACKET.finditer(text):
-        open_brackets += 1 if bracket.group() == "[" else -(open_brackets > 0)
-    return open_brackets > MAX_OPEN_BRACKETS or any(
+    open_brackets = steps = 0
+    for bracket in _BRACKET_OR_GAP.finditer(text):
+        match bracket.group():
+            case "[":
+                open_brackets += 1
+            case "]":
+                open_brackets -= open_brackets > 0
+            case _:
+                open_brackets = 0
+        steps += open_brackets
+    return steps > MAX_BRACKET_STEPS or any(
         len(prefix.group()) + 3 * prefix.group().count("\t") > _MAX_PREFIX_CHARS
         for prefix in _DEEP_LINE.finditer(text)
     )
