@@ -19,7 +19,6 @@ from extractors.base import Cursor, Page
 from extractors.git_log import (
     COUNTS,
     LOG_ARGUMENTS,
-    MESSAGES,
     NAMES,
     LoggedCommit,
     parse_date,
@@ -74,8 +73,7 @@ class GitRepository:
 
     Merges give their message and no files. A shallow clone's boundary commits do too, since git would show the
     whole tree as added; when the boundary moves, all is read again and nothing is buried, as what fell behind it
-    is out of sight, not gone. A partial clone without blobs gives paths without counts, one without trees
-    messages alone.
+    is out of sight, not gone. A partial clone without blobs gives paths without counts.
 
     Args:
         client: whose commits these are.
@@ -101,7 +99,7 @@ class GitRepository:
         """Yield what happened after `cursor`; the last page carries the cursor of all that was read, never None.
 
         Raises:
-            NotARepository: the path is none.
+            NotARepository: the path is none, or one without trees.
             MissingFile: git is not installed.
             SourceTimeout: git fell silent.
             GitFailed: git ended early. Pages given so far stand.
@@ -298,11 +296,14 @@ def _setting(git: Git, name: str) -> str:
 
 
 def _detail(git: Git) -> tuple[str, ...]:
-    """What can be asked about files without an object that a partial clone has left at its origin."""
+    """What can be asked about files without a blob that a partial clone has left at its origin."""
     spec = _setting(git, r"^remote\..*\.partialclonefilter$")
-    if spec.startswith("blob:"):
-        return NAMES
-    return MESSAGES if spec else COUNTS
+    if spec and not spec.startswith("blob:"):
+        raise NotARepository(
+            f"{git.path}: a partial clone (filter {spec!r}) that may lack trees: "
+            "run git fetch --refetch --filter=blob:none there, or give another clone"
+        )
+    return NAMES if spec else COUNTS
 
 
 def _folder_name(common_dir: Path) -> str:

@@ -18,7 +18,6 @@ LOG_ARGUMENTS = (
 )  # fmt: skip
 COUNTS = ("--numstat", "--find-renames=50%", "-l1000")
 NAMES = ("--name-status", "--no-renames")
-MESSAGES = ("--no-patch",)
 
 MAX_FILES = 10_000
 """Files listed in one payload; `stats` covers all of them."""
@@ -80,7 +79,7 @@ class LoggedCommit:
 
 
 def parse_log(tokens: Iterator[bytes]) -> Iterator[LoggedCommit]:
-    """Commits out of the NUL-separated output of `LOG_ARGUMENTS` with `COUNTS`, `NAMES` or `MESSAGES`.
+    """Commits out of the NUL-separated output of `LOG_ARGUMENTS` with `COUNTS` or `NAMES`.
 
     Raises:
         GitFailed: the output does not have the shape asked for, or ends inside a commit.
