@@ -141,7 +141,8 @@ class ExportFiles:
     def _files_from(self, cursor: Cursor | None) -> list[Path]:
         files = _files(self._settings)
         names = [str(path) for path in files]
-        return files[names.index(cursor["file"]) :] if cursor and cursor["file"] in names else files
+        last = cursor.get("file") if cursor else None
+        return files[names.index(last) :] if last in names else files
 
     def _outcomes(self, path: Path, line: _Line) -> Iterator[SourceRecord | Tombstone | DeadLetter | Passed]:
         locator = f"{path.name}:{line.place}"
@@ -209,7 +210,7 @@ def _files(settings: ExportSource) -> list[Path]:
 
 def _resume(path: Path, cursor: Cursor | None) -> tuple[int, int, int]:
     """Where to go on in `path`: byte offset, number of the line there, records of that line already given out."""
-    if cursor is None or cursor["file"] != str(path):
+    if cursor is None or cursor.get("file") != str(path):
         return 0, 1, 0
     status = path.stat()
     if (cursor["size"], cursor["mtime_ns"]) != (status.st_size, status.st_mtime_ns):

@@ -191,9 +191,7 @@ def _reason_to_drop(comment: JiraComment, wanted: bool, bots: Sequence[str]) -> 
     if comment.visibility or comment.jsd_public is False:
         return "restricted"
     author = comment.author
-    if author and any(
-        is_bot(name, author.account_type, bots) for name in {author.name, author.shown} if name
-    ):
+    if author and (author.account_type == "app" or any(is_bot(name, "", bots) for name in author.names)):
         return "bot"
     return "" if wanted else "excluded"
 

@@ -110,6 +110,8 @@ class Payload(BaseModel):
 
 
 class JiraUser(Payload):
+    """`account_type` is `atlassian`, `customer` or `app` on Cloud, absent on a server."""
+
     display_name: Text = ""
     name: Text = ""
     key: Text = ""
@@ -119,6 +121,10 @@ class JiraUser(Payload):
     @property
     def shown(self) -> str:
         return self.display_name or self.name or self.key or self.account_id
+
+    @property
+    def names(self) -> set[str]:
+        return {self.name, self.shown} - {""}
 
 
 OptionalJiraUser = Annotated[JiraUser | None, BeforeValidator(_object)]

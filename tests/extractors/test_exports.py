@@ -207,6 +207,10 @@ def test_reading_on_from_any_page_gives_just_what_followed_it(mixed: ExportFiles
     assert pages[-1].cursor is None
 
 
+def test_a_cursor_of_another_kind_of_source_starts_anew(mixed: ExportFiles) -> None:
+    assert ids(mixed.pages({"tips": {"HEAD": "0" * 40}})) == EVERY
+
+
 def test_a_file_that_changed_is_read_from_its_beginning(mixed: ExportFiles, tmp_path: Path) -> None:
     pages = list(mixed.pages(None))
     (tmp_path / "a.jsonl").write_bytes(lines([jira(n) for n in (101, 102)]))

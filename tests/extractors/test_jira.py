@@ -114,9 +114,11 @@ def test_every_comment_is_kept_or_counted_with_its_reason() -> None:
     assert "kept" not in without.text
 
 
-def test_a_robot_is_told_by_its_account_name_too() -> None:
+def test_a_robot_is_told_by_its_account_too() -> None:
     comment = said("Build passed", author="Continuous Integration")
     comment["author"]["name"] = "ci-bot"
+    assert document({"comment": {"comments": [comment]}}).comments_dropped == {"bot": 1}
+    comment["author"] = {"displayName": "Statuspage", "accountType": "app"}
     assert document({"comment": {"comments": [comment]}}).comments_dropped == {"bot": 1}
 
 

@@ -48,7 +48,7 @@ def test_the_demo_is_read_whole() -> None:
     }  # fmt: skip
     assert all(document.url.startswith("https://") and document.title for document in documents)
     dropped = sum((Counter(document.comments_dropped) for document in documents), Counter[str]())
-    assert dropped == {"bot": 3, "restricted": 1, "empty": 1, "not_in_payload": 4}
+    assert dropped == {"bot": 4, "restricted": 1, "empty": 1, "not_in_payload": 4}
 
 
 def test_the_demo_s_issues_pulls_and_comments_refer_to_each_other() -> None:
