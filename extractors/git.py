@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -75,6 +76,9 @@ class GitRepository:
     whole tree as added; when the boundary moves, all is read again and nothing is buried, as what fell behind it
     is out of sight, not gone. A partial clone without blobs gives paths without counts.
 
+    Pages that were stored by a run that died before it kept their cursor come again. Should a force push take
+    those commits away in between, no cursor knows of them, and only a census of the stored ids finds them.
+
     Args:
         client: whose commits these are.
         now: the time, UTC, as of which the repository is seen.
@@ -121,7 +125,8 @@ class GitRepository:
             target = self._snapshot(repository)
             if done.tips and not target.tips:
                 _log.warning("%s: no ref leads to a commit any more: keeping what was read before", self.name)
-                target = done
+                yield Page(cursor=_at(done))
+                return
             yield from self._give(repository, self._plan_or_restart(repository, done, target, folder))
 
     def estimate(self, cursor: Cursor | None) -> int | None:
@@ -153,8 +158,8 @@ class GitRepository:
             common_dir = path / _line(git.output("rev-parse", "--git-common-dir"))
         except GitFailed as error:
             raise NotARepository(
-                f"{path}: not a git repository: give a work tree (the folder that holds .git) or a bare repository "
-                f"({error})"
+                f"{path}: not a git repository ({error.said}): give a work tree (the folder that holds .git) or a "
+                "bare repository"
             ) from None
         shallow = path / _line(git.output("rev-parse", "--git-path", "shallow"))
         origin = parse_origin(self._settings.web_url or _setting(git, r"^remote\.origin\.url$"))
@@ -162,7 +167,9 @@ class GitRepository:
             git=git,
             name=origin.project if origin and origin.project else _folder_name(common_dir.resolve()),
             web_url=origin.web_url if origin else "",
-            boundary=frozenset(shallow.read_text("ascii").split()) if shallow.is_file() else frozenset(),
+            boundary=frozenset(shallow.read_text("ascii", "replace").split())
+            if shallow.is_file()
+            else frozenset(),
             detail=_detail(git),
         )
 
@@ -179,7 +186,7 @@ class GitRepository:
         listed = git.output("for-each-ref", "--format=%(objectname) %(refname)").decode(
             "utf-8", "backslashreplace"
         )
-        pairs = (line.split(" ", 1) for line in listed.splitlines())
+        pairs = (line.split(" ", 1) for line in listed.split("\n") if line)
         tips = {ref: tip for tip, ref in pairs if any(fnmatchcase(ref, glob) for glob in self._settings.refs)}
         if not tips:
             _log.warning("%s: no ref matches %s", self.name, ", ".join(self._settings.refs))
@@ -207,12 +214,12 @@ class GitRepository:
                     tombstones=tuple(self._tombstone(sha, observed_at) for sha in shas), cursor=_within(plan)
                 )
         if given == plan.total:
-            yield Page(cursor=_after(plan))
+            yield Page(cursor=_at(plan.target))
             return
         with closing(self._records(repository, plan, observed_at)) as records:
             for page in _pages(records):
                 given += len(page)
-                cursor = _after(plan) if given == plan.total else _within(plan, given, page[-1].native_id)
+                cursor = _at(plan.target) if given == plan.total else _within(plan, given, page[-1].native_id)
                 yield Page(records=page, cursor=cursor)
 
     def _records(
@@ -278,8 +285,8 @@ def _within(plan: Plan, given: int = 0, last: str = "") -> Cursor:
     return Place(done=plan.done, reading=reading).model_dump()
 
 
-def _after(plan: Plan) -> Cursor:
-    return Place(done=plan.target).model_dump(exclude_none=True)
+def _at(done: Snapshot) -> Cursor:
+    return Place(done=done).model_dump(exclude_none=True)
 
 
 def _line(output: bytes) -> str:
@@ -308,4 +315,4 @@ def _detail(git: Git) -> tuple[str, ...]:
 
 def _folder_name(common_dir: Path) -> str:
     named = common_dir.parent if common_dir.name == ".git" else common_dir
-    return named.name.removesuffix(".git")
+    return os.fsencode(named.name).decode("utf-8", "backslashreplace").removesuffix(".git")

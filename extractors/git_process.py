@@ -27,12 +27,14 @@ class GitFailed(RetryableError):
 
     Args:
         status: `FATAL` when git itself gave up, negative for a signal, 0 when its answer made no sense.
+        said: git's own last words.
     """
 
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message, status)
+    def __init__(self, message: str, status: int = 0, said: str = "") -> None:
+        super().__init__(message, status, said)
         self.message = message
         self.status = status
+        self.said = said
 
     def __str__(self) -> str:
         return self.message
@@ -87,10 +89,12 @@ class Git:
                 finally:
                     process.kill()
             if status:
+                last_words = _last_line(said)
                 raise GitFailed(
-                    f"{self.path}: git {arguments[0]} ended with status {status} ({_last_line(said)}): run again, "
-                    "and if it stays, check the repository with git fsck",
+                    f"{self.path}: git {arguments[0]} ended with status {status} ({last_words}): run again, and if "
+                    "it stays, check the repository with git fsck",
                     status,
+                    last_words,
                 )
 
     def _start(
