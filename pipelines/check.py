@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from extractors.sources import build_extractor
+from extractors.read import build_extractor
 from schemas.config import Config, Source
 from schemas.errors import PipelineError
 from transforms.embedders.loading import load_engine

@@ -8,7 +8,7 @@ the slice it was in, finds what that slice had already stored "unchanged", and g
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -23,14 +23,16 @@ from pipelines.ingest import IngestJob, build
 from runners.direct import run_bounded
 from runners.progress_bar import RunProgress
 from schemas.config import Config, Slices, Source
+from schemas.documents import SourceRecord
 from schemas.errors import CountsDoNotAddUp
 from schemas.outcomes import SKIPPED_PREFIX
 from schemas.quality import QualityReport
 from schemas.spaces import EmbeddingSpace
-from transforms import runs
+from transforms import progress, runs
+from transforms.dead_letters import load_for_retry, resolve_superseded
 from transforms.embedders.models import space_of
 from transforms.postgres import open_store
-from transforms.quality import summarise_run
+from transforms.quality_reports import last_row_id, summarise_run
 from transforms.sinks.faiss_index import IndexReport, update_index
 from transforms.spaces import build_vector_index, register_space
 from transforms.usage import RunUsage, usage_of_run
@@ -124,7 +126,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
         with runs.started(connection, config.client, space.space_id) as run_id:
             outcomes: dict[str, Counter[str]] = {}
             tokens: Counter[str] = Counter()
-            first_row_id = runs.next_row_id(connection)
+            before = last_row_id(connection)
             for source in config.sources:
                 job = IngestJob(
                     source,
@@ -144,7 +146,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
             for client in clients:
                 bar.step("FAISS index")
                 indexes[client] = update_index(connection, config.data_dir, space, client, config.faiss)
-            quality = summarise_run(connection, config.client, run_id, space.space_id, first_row_id)
+            quality = summarise_run(connection, config.client, run_id, space.space_id, before)
             usage = usage_of_run(connection, run_id)
     return RunSummary(
         run_id=run_id,
@@ -185,7 +187,46 @@ def _run_source(
             piece.cursor,
             counts,
         )
-        bar.skipped(sum(sum(page.skipped.values()) for page in piece.pages))
+        progress.add(documents=sum(sum(page.skipped.values()) for page in piece.pages))
         total += counts
         tokens += slice_tokens
+    return total
+
+
+RETRY_PAGE = 200
+"""Dead letters put through the pipeline together."""
+
+
+def retry_dead_letters(
+    config: Config, bar: RunProgress, client: str, ids: Sequence[UUID] | None
+) -> Counter[str]:
+    """Put a client's dead letters through the pipeline again.
+
+    Args:
+        ids: which; None for all that are open.
+    Returns:
+        Outcome -> records; `source_not_configured` counts those whose source the configuration no longer names.
+    """
+    bar.step("starting")
+    store = open_store(config)
+    space = space_of(config.model)
+    sources = {source.name: source for source in config.sources}
+    total: Counter[str] = Counter()
+    with store.connect() as connection:
+        register_space(connection, space, config.postgres.vector_type, client)
+        with runs.started(connection, client, space.space_id) as run_id:
+            by_source: dict[str, list[SourceRecord]] = defaultdict(list)
+            for record in load_for_retry(connection, client, ids):
+                by_source[record.source].append(record)
+            for name, records in by_source.items():
+                if name not in sources:
+                    total["source_not_configured"] += len(records)
+                    continue
+                bar.source(name, len(records))
+                job = IngestJob(sources[name], client, run_id, store, space, config.model, config.chunking)
+                for start in range(0, len(records), RETRY_PAGE):
+                    page = Page(records=tuple(records[start : start + RETRY_PAGE]))
+                    counted, _ = run_bounded(partial(build, pages=[page], job=job))
+                    total += accounted([page], counted)
+            resolve_superseded(connection, client)
     return total

@@ -127,6 +127,16 @@ def resolve_dead_letters(connection: psycopg.Connection, stored: Sequence[tuple[
     )
 
 
+def resolve_superseded(connection: psycopg.Connection, client: str) -> None:
+    """Close letters of a client whose document is stored at, or was deleted after, a newer version."""
+    connection.execute(
+        "UPDATE dead_letters AS d SET resolved_at = now() FROM documents AS stored"
+        " WHERE d.client = %s AND d.resolved_at IS NULL AND stored.document_id = d.document_id"
+        " AND (stored.updated_at, stored.observed_at) > (d.updated_at, d.observed_at)",
+        [client],
+    )
+
+
 def list_dead_letters(
     connection: psycopg.Connection, client: str, *, resolved: bool = False, limit: int = 100
 ) -> list[StoredLetter]:

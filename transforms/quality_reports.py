@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import apache_beam as beam
 import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row, tuple_row
 
 from schemas.ids import digest
 from schemas.quality import QualityReport
 from transforms.postgres import Session, Store
+from transforms.quality import merge_reports
+from transforms.spaces import chunk_table
 
 
 def write_quality(
@@ -44,6 +48,53 @@ def write_quality(
             report.quality_score,
         ],
     )
+
+
+def summarise_run(
+    connection: psycopg.Connection, client: str, run_id: UUID, space_id: str, after_row_id: int
+) -> QualityReport:
+    """Store and return the report of a run: the sum of its batches, with duplicates counted over all of its rows.
+
+    Args:
+        after_row_id: the last row id given out before the run, from `last_row_id`.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(
+            "SELECT vectors, wrong_dimension, not_finite, zero, duplicates, norm_min, norm_mean, norm_max, norm_std"
+            " FROM quality_reports WHERE run_id = %s AND scope = 'batch'",
+            [run_id],
+        ).fetchall()
+    report = merge_reports([QualityReport(*row) for row in rows])
+    if report.vectors:
+        counted = connection.execute(
+            sql.SQL(
+                "SELECT coalesce(sum(texts - 1), 0)::bigint FROM (SELECT count(DISTINCT text_hash) AS texts FROM {}"
+                " WHERE row_id > %s GROUP BY md5(embedding::text)) AS vectors"
+            ).format(chunk_table(space_id)),
+            [after_row_id],
+        ).fetchone()
+        report = dataclasses.replace(report, duplicates=counted[0] if counted else 0)
+    write_quality(connection, report, client, run_id, space_id, "run")
+    return report
+
+
+def last_row_id(connection: psycopg.Connection) -> int:
+    """The highest row id given to a chunk so far; 0 when there was none."""
+    row = connection.execute(
+        "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM chunk_row_ids"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def run_reports(connection: psycopg.Connection, client: str, runs: int) -> list[dict[str, Any]]:
+    """The newest reports of whole runs, newest first."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            "SELECT created_at, run_id, space_id, vectors, wrong_dimension, not_finite, zero, duplicates, norm_min,"
+            " norm_mean, norm_max, norm_std, quality_score FROM quality_reports"
+            " WHERE client = %s AND scope = 'run' ORDER BY created_at DESC LIMIT %s",
+            [client, runs],
+        ).fetchall()
 
 
 class WriteQuality(beam.PTransform):  # type: ignore[misc]

@@ -43,7 +43,11 @@ class DailyUsage:
 
 @dataclass(frozen=True, slots=True)
 class RunUsage:
-    """All calls of one run; the fields are those of `DailyUsage`."""
+    """All calls of one run; the fields are those of `DailyUsage`.
+
+    Args:
+        latency_s: wall seconds in the engine.
+    """
 
     calls: int
     failed_calls: int
@@ -52,6 +56,7 @@ class RunUsage:
     reused: int
     cost_usd: Decimal
     machine_seconds: float
+    latency_s: float
 
 
 def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
@@ -109,10 +114,11 @@ def usage_of_run(connection: psycopg.Connection, run_id: UUID) -> RunUsage:
             "SELECT count(*) AS calls, count(error_type) AS failed_calls,"
             " coalesce(sum(input_count), 0) AS inputs, coalesce(sum(tokens), 0)::bigint AS tokens,"
             " coalesce(sum(reused), 0) AS reused, coalesce(sum(cost_usd), 0) AS cost_usd,"
-            " coalesce(sum(machine_seconds), 0) AS machine_seconds FROM ai_usage_tracking WHERE run_id = %s",
+            " coalesce(sum(machine_seconds), 0) AS machine_seconds, coalesce(sum(latency_s), 0) AS latency_s"
+            " FROM ai_usage_tracking WHERE run_id = %s",
             [run_id],
         ).fetchone()
-    return found or RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0)
+    return found or RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0)
 
 
 class WriteUsage(beam.PTransform):  # type: ignore[misc]
