@@ -111,7 +111,7 @@ def _pair_quotes(parts: Iterator[_Part]) -> Iterator[_Part]:
 def _write(writer: MarkdownWriter, part: _Part) -> None:
     match part.kind:
         case "text":
-            _write_text(writer, _SILENT_MACRO.sub("", part.body) if "{" in part.body else part.body)
+            _write_text(writer, part.body.lstrip(" \t"))
         case "code" | "noformat":
             language, title = _code_options(part.options)
             if title:
@@ -157,7 +157,7 @@ def _code_options(options: str) -> tuple[str, str]:
 
 def _write_text(writer: MarkdownWriter, text: str) -> None:
     lines = _Lines(writer)
-    for line in text.split("\n"):
+    for line in (_SILENT_MACRO.sub("", text) if "{" in text else text).split("\n"):
         lines.write(line)
     lines.end()
 
