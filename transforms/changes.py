@@ -39,7 +39,8 @@ def decide(version: Version, stored: Stored | None, processing: bytes) -> Outcom
     """
     if stored is None:
         return None
-    if stored.fingerprint == fingerprint(version.payload_digest, processing):
+    same_payload = version.payload_digest == stored.version.payload_digest
+    if same_payload and stored.fingerprint == fingerprint(version.payload_digest, processing):
         return Outcome.UNCHANGED
     if version.as_tuple() < stored.version.as_tuple():
         return Outcome.STALE

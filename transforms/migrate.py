@@ -115,13 +115,18 @@ def _apply(connection: psycopg.Connection) -> list[str]:
 
     backend = OurConnection(parse_uri("postgresql+psycopg://"), default_migration_table)
     with resources.as_file(resources.files("schemas.migrations")) as folder:
-        missing = backend.to_apply(read_migrations(str(folder)).filter(lambda m: m.is_raw_sql()))
         try:
+            missing = backend.to_apply(read_migrations(str(folder)).filter(lambda m: m.is_raw_sql()))
             backend.apply_migrations(missing)
         except psycopg.errors.InsufficientPrivilege as error:
             raise ExtensionMissing(
                 "postgres.dsn: this user may not make what headrace needs"
                 f" ({error.diag.message_primary}): let an administrator run CREATE EXTENSION vector in the database,"
                 " or grant the user CREATE on it and on its schema"
+            ) from error
+        except psycopg.Error as error:
+            raise SetupError(
+                f"the database cannot be brought up to date: {error.diag.message_primary}: give headrace a database"
+                " of its own"
             ) from error
     return [migration.id for migration in missing]

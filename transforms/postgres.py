@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import psycopg
 from pgvector.psycopg import register_vector
 from psycopg import conninfo
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import Format
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from schemas.config import Config, resolve_secret
 from schemas.errors import BadConfig, DatabaseUnreachable, ExtensionMissing, SinkUnavailable
@@ -20,6 +25,20 @@ CONNECT_TIMEOUT_S = 10
 SETTING = "postgres.dsn"
 
 T = TypeVar("T")
+
+
+class _TextVector(Loader):
+    """A `vector` as float32 array; what pgvector's own loader gives differs between its releases."""
+
+    def load(self, data: Buffer) -> npt.NDArray[np.float32]:
+        return np.array(bytes(data).strip(b"[]").split(b","), np.float32)
+
+
+class _BinaryVector(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> npt.NDArray[np.float32]:
+        return np.frombuffer(data, ">f4", offset=4).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +55,7 @@ class Store:
     statement_timeout_s: int = 600
 
     def connect(self) -> psycopg.Connection:
-        """A new connection in autocommit mode, in UTC, that knows the vector types.
+        """A new connection in autocommit mode, in UTC, that takes and gives vectors as numpy arrays.
 
         Raises:
             BadConfig: the reference leads nowhere, or not to a connection string.
@@ -47,10 +66,14 @@ class Store:
         try:
             register_vector(connection)
         except psycopg.ProgrammingError:
+            name = connection.info.dbname
             connection.close()
             raise ExtensionMissing(
-                f"{SETTING}: database {connection.info.dbname!r} has no pgvector: run CREATE EXTENSION vector in it"
+                f"{SETTING}: database {name!r} has no pgvector: run CREATE EXTENSION vector in it"
             ) from None
+        oid = connection.adapters.types["vector"].oid
+        connection.adapters.register_loader(oid, _TextVector)
+        connection.adapters.register_loader(oid, _BinaryVector)
         return connection
 
     def connect_plainly(self) -> psycopg.Connection:
@@ -116,6 +139,14 @@ def is_transient(error: BaseException) -> bool:
     return state is None or state[:2] in ("08", "40") or state[:4] == "57P0" or state == "53300"
 
 
+def is_about_values(error: BaseException) -> bool:
+    """Whether some value is to blame: out of range, against a check, or too large for an index."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    state = error.sqlstate or ""
+    return state[:2] in ("22", "54") or state == "23514"
+
+
 class Session:
     """A worker's connection: made when first needed, made anew when it breaks.
 
@@ -130,7 +161,7 @@ class Session:
         self._retrying = Retrying(
             retry=retry_if_exception(is_transient),
             stop=stop_after_attempt(attempts),
-            wait=wait_exponential_jitter(initial=0.05, max=max_wait_s, jitter=0.2),
+            wait=wait_random_exponential(multiplier=0.05, max=max_wait_s),
             reraise=True,
         )
 
@@ -139,18 +170,21 @@ class Session:
 
         Raises:
             DatabaseUnreachable: there never was a connection.
-            SinkUnavailable: it failed at every attempt.
+            SinkUnavailable: it failed at every attempt, or cannot succeed (no space, statement timeout).
+            psycopg.Error: the work itself is wrong.
         """
         if self._connection is None:
             self._connection = self._store.connect()
         try:
             return cast(T, self._retrying(self._attempt, work))
-        except (psycopg.Error, DatabaseUnreachable) as error:
-            if not is_transient(error):
+        except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnreachable) as error:
+            if is_about_values(error):
                 raise
+            said = error.diag.message_primary if isinstance(error, psycopg.Error) else str(error)
             raise SinkUnavailable(
-                f"Postgres failed {self._retrying.statistics['attempt_number']} times in a row, last with"
-                f" {type(error).__name__}: see whether the server is up, then run again"
+                f"Postgres failed {self._retrying.statistics['attempt_number']} times, last with"
+                f" {type(error).__name__} ({said or 'connection lost'}): see whether the server is well, then run"
+                " again"
             ) from error
 
     def _attempt(self, work: Callable[[psycopg.Connection], T]) -> T:

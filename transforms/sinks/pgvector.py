@@ -22,7 +22,7 @@ from schemas.ids import fingerprint
 from schemas.outcomes import Outcome
 from transforms import outcomes
 from transforms.dead_letters import resolve_dead_letters, write_dead_letters
-from transforms.postgres import Session, Store
+from transforms.postgres import Session, Store, is_about_values
 from transforms.sinks.chunk_rows import Incoming, replace_chunks
 from transforms.sinks.tombstones import apply_tombstones
 from transforms.spaces import vector_type_of
@@ -241,7 +241,7 @@ class _WriteFn(beam.DoFn):  # type: ignore[misc]
         try:
             counts = self._session.run(partial(write_batch, batch=batch, processing=self._processing))
         except psycopg.Error as error:
-            if not _is_about_values(error):
+            if not is_about_values(error):
                 raise
             if len(batch.documents) > 1:
                 for half in halves(batch):
@@ -295,12 +295,6 @@ class _DeleteFn(beam.DoFn):  # type: ignore[misc]
 def _count(counts: Counter[Outcome]) -> None:
     for outcome, documents in counts.items():
         outcomes.count(outcome, documents)
-
-
-def _is_about_values(error: psycopg.Error) -> bool:
-    """Whether some value is to blame: out of range, against a check, or too large for an index."""
-    state = error.sqlstate or ""
-    return state[:2] in ("22", "54") or state == "23514"
 
 
 def _refused(batch: EmbeddedBatch, error: psycopg.Error) -> DeadLetter:

@@ -32,7 +32,7 @@ def apply_tombstones(connection: psycopg.Connection, tombstones: Sequence[Tombst
             newest[tombstone.document_id] = tombstone
     counts = Counter({Outcome.UNCHANGED: len(tombstones) - len(newest)})
     if not newest:
-        return counts
+        return Counter()
     with connection.transaction():
         accepted = _upsert_tombstones(connection, newest)
         removed = {
@@ -58,7 +58,7 @@ def apply_tombstones(connection: psycopg.Connection, tombstones: Sequence[Tombst
     counts[Outcome.DELETED] += len(removed)
     counts[Outcome.STALE] += live[0] if live else 0
     counts[Outcome.UNCHANGED] += len(tombstones) - counts.total()
-    return counts
+    return +counts
 
 
 _UPSERT_TOMBSTONES = """
