@@ -28,7 +28,7 @@ _SILENT_MACRO = re.compile(
 
 _CLOSING = {name: re.compile(rf"\{{{name}\}}", re.IGNORECASE) for name in _VERBATIM}
 
-_HEADING = re.compile(r"\s*h([1-6])\.\s+(\S.*)")
+_HEADING = re.compile(r"\s*h([1-6])\.(?:\s+|(?=[A-Z*]))(\S.*)")
 _QUOTED_LINE = re.compile(r"\s*bq\.\s+(\S.*)")
 _RULE = re.compile(r"\s*-{4,}\s*")
 _ITEM = re.compile(r"\s*([*#]+|-{1,2})\s+(\S.*)")

@@ -48,13 +48,13 @@ def test_each_element_reads_as_markdown(source: str, expected: str) -> None:
 TAGS = "b i a p div ul ol li table tr td blockquote pre code h1 br details summary span font sup".split()  # noqa: SIM905
 PIECES = st.one_of(
     st.sampled_from([f"<{tag}>" for tag in TAGS] + [f"</{tag}>" for tag in TAGS]),
-    st.text(alphabet="abc é\n&;", max_size=8),
+    st.text(alphabet="kq é\n&;", max_size=8),
 )
 
 
 @given(st.lists(PIECES, max_size=40).map("".join))
 def test_words_survive_any_soup_of_tags(soup: str) -> None:
-    words = re.findall(r"[abcé]+", re.sub(r"<[^<>]*>", " ", soup))
+    words = re.findall(r"[kqé]+", re.sub(r"<[^<>]*>", " ", soup))
     out = html.to_markdown(soup)
     assert [word for word in words if word not in out] == []
 

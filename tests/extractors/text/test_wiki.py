@@ -17,7 +17,8 @@ from extractors.text.boilerplate import normalize
 
 CASES = {
     "heading": ("h3. A *b*", "### A **b**"),
-    "no heading without a blank": ("h1.png", "h1.png"),
+    "heading without a blank": ("h6.Environment", "###### Environment"),
+    "file that looks like a heading": ("h1.png", "h1.png"),
     "strong and emphasis": ("*a b* and _c_", "**a b** and *c*"),
     "emphasis within strong": ("*a _b_ c*", "**a *b* c**"),
     "stars and underscores that mean themselves": (
