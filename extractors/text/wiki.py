@@ -44,7 +44,7 @@ _INLINE = re.compile(
     r"|(?<![\w\\])_(?![\s_])(?P<emphasis>[^_\n]*[^_\s])_(?!\w)"
 )
 _ESCAPE = re.compile(r"\\([{}\[\]|!*])|(?<![\w:\\])\\([-_#+^~?])")
-_LINE_BREAK = re.compile(r"[ \t]*+\\\\(?=\s|$)[ \t]*")
+_LINE_BREAK = re.compile(r"\\\\(?=\s|$)[ \t]*")
 _ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://|mailto:|www\.|[/#^~])\S+", re.IGNORECASE)
 _USER = re.compile(r"~(?:accountid:)?(\S[^|]*)")
 

@@ -142,6 +142,7 @@ class MarkdownWriter:
         self._places: list[_Place] = []
         self._items: list[bool] = []  # for each open container, whether it is a list item
         self._item_depth = 0
+        self._item_depth_outside = 0  # of the open cell
         self._last_rest = ""
         self._last_was_item = False
         self._table_depth = 0
@@ -274,7 +275,7 @@ class MarkdownWriter:
         self._items.append(False)
         self._place = _Place("", None)
         self._cell_start = len(self._lines)
-        self._outer_item_depth, self._item_depth = self._item_depth, 0
+        self._item_depth_outside, self._item_depth = self._item_depth, 0
         return True
 
     def end_cell(self) -> None:
@@ -284,7 +285,7 @@ class MarkdownWriter:
         self._cell_start = None
         self._place = self._places.pop()
         self._items.pop()
-        self._item_depth = self._outer_item_depth
+        self._item_depth = self._item_depth_outside
 
     def end_table(self) -> None:
         self.end_block()
