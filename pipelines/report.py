@@ -29,7 +29,7 @@ WHERE d.client = %s GROUP BY d.source, d.kind ORDER BY d.source, d.kind
 """
 
 _CURSORS = """
-SELECT source, updated_at AS read_until FROM source_cursors WHERE client = %s AND space_id = %s ORDER BY source
+SELECT source, updated_at AS last_read FROM source_cursors WHERE client = %s AND space_id = %s ORDER BY source
 """
 
 

@@ -13,7 +13,6 @@ from uuid import UUID
 
 import orjson
 import typer
-from rich.console import Console
 
 from runners import display
 from schemas.config import Config, load_config
@@ -43,8 +42,8 @@ ClientOption = Annotated[
 ]
 DEFAULT_CONFIG = Path("headrace.toml")
 
-out = Console()
-err = Console(stderr=True)
+out = display.console()
+err = display.console(stderr=True)
 
 
 class Mode(StrEnum):
@@ -268,6 +267,8 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 def main() -> None:
     """Entry point: a mistake of the user's is one line on stderr and exit code 1, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Beam says so at import wherever its Google Cloud extra is not installed.
+    logging.getLogger().addFilter(lambda line: not line.getMessage().startswith("apitools not found"))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(standalone_mode=True)

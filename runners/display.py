@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -20,13 +22,22 @@ if TYPE_CHECKING:
     from pipelines.verify import VerifyReport
     from runners.slices import RunSummary
 
-SNIPPET_CHARS = 240
+SNIPPET_CHARS = 200
+PLAIN_WIDTH = 120
+"""Columns where the output is no terminal: a file or another program does not wrap."""
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that does not fold tables to 80 columns when it is piped."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=PLAIN_WIDTH)
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        heading = column.replace("_", " ")
+        table.add_column(heading, justify="right" if column in right else "left", overflow="fold")
     return table
 
 
@@ -70,7 +81,7 @@ def summary_as_dict(summary: RunSummary) -> dict[str, Any]:
 
 def print_summary(console: Console, summary: RunSummary) -> None:
     """Outcomes of each source, then what it took."""
-    columns = ["source", *(name.replace("_", "-") for name in outcome_row(Counter()))]
+    columns = ["source", *outcome_row(Counter())]
     table = _table(*columns, right=columns[1:])
     for name, outcomes in summary.outcomes.items():
         table.add_row(name, *(f"{number:,}" for number in outcome_row(outcomes).values()))
@@ -106,15 +117,20 @@ def print_hits(console: Console, hits: Sequence[Hit]) -> None:
         console.print("Nothing found.")
     for hit in hits:
         head = Text.assemble(
-            (f"{hit.score:.4f}", "green"), "  ", (f"{hit.kind} {hit.key}", "bold"), "  ", hit.title
+            (f"{hit.score:.4f}", "green"), "  ", (f"{hit.kind} {_short(hit.key)}", "bold"), "  ", hit.title
         )
         console.print(head, highlight=False)
         if hit.url:
             console.print(Text(f"        {hit.url}", style="cyan"), soft_wrap=True)
-        snippet = " ".join(hit.text.split())
+        snippet = " ".join(hit.text.split()).removeprefix(f"# {hit.title}").strip()
         if len(snippet) > SNIPPET_CHARS:
             snippet = snippet[:SNIPPET_CHARS].rsplit(" ", 1)[0] + " …"
-        console.print(Text(f"        {snippet}", style="dim"))
+        console.print(Padding(Text(snippet, style="dim"), (0, 0, 0, 8)))
+
+
+def _short(key: str) -> str:
+    """A commit's sha at the length people write."""
+    return key[:12] if len(key) == 40 and key.isalnum() else key
 
 
 def print_rows(console: Console, rows: Sequence[Mapping[str, Any]], empty: str) -> None:
@@ -142,8 +158,10 @@ def _cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.3f}"
-    if hasattr(value, "isoformat"):
-        return str(value.isoformat(" ", "seconds") if hasattr(value, "hour") else value.isoformat())
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, date):
+        return value.isoformat()
     return str(value)
 
 

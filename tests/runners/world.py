@@ -18,9 +18,24 @@ from transforms.embedders.models import space_of
 from transforms.postgres import Store
 from transforms.spaces import chunk_table
 
-WORDS = (
-    "gate sluice sensor level alarm turbine intake weir relay frost restart offset broker clock audit pump"
-).split()
+WORDS = [
+    "gate",
+    "sluice",
+    "sensor",
+    "level",
+    "alarm",
+    "turbine",
+    "intake",
+    "weir",
+    "relay",
+    "frost",
+    "restart",
+    "offset",
+    "broker",
+    "clock",
+    "audit",
+    "pump",
+]
 DSN = "HEADRACE_TEST_RUN_DSN"
 
 

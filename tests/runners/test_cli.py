@@ -1,0 +1,281 @@
+"""What a person at the command line gets: answers, or one line that says what to change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from runners import cli
+from schemas.config import Model
+from tests.runners.world import DSN, issue, write_export
+from transforms.embedders.models import default_cache_dir, locate_model, space_of
+from transforms.postgres import Store
+
+Headrace = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def headrace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Headrace:
+    """Runs a command line in this process; gives exit code, stdout and stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["headrace", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def write_config(tmp_path: Path, database: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Writes a configuration on this test's database, with more TOML after it."""
+    monkeypatch.setenv(DSN, database.dsn)
+
+    def write(more: str = "") -> Path:
+        path = tmp_path / "headrace.toml"
+        path.write_text(f'client = "acme"\npostgres.dsn = "env:{DSN}"\n{more}', encoding="utf-8")
+        return path
+
+    return write
+
+
+EXPORT = '[[sources]]\ntype = "export"\nname = "tickets"\npaths = ["a.jsonl"]\n'
+
+
+def test_a_run_then_a_search_then_every_look_at_it(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    texts = ["The intake gate freezes shut in hard frost", "Login fails after the certificate expired"]
+    issues = [issue(n, comments=0) for n in range(8)]
+    for one, text in zip(issues, texts, strict=False):
+        one["fields"]["summary"] = one["fields"]["description"] = text
+    write_export(tmp_path / "a.jsonl", issues)
+    config = write_config(EXPORT)
+
+    code, out, _ = headrace("run", "--config", config, "--json")
+    summary = json.loads(out)
+    assert (code, summary["total"]["read"], summary["total"]["new"]) == (0, 8, 8)
+    assert summary["tokens_truncated"] == 0
+
+    for mode, index in (("hybrid", "pgvector"), ("vector", "faiss"), ("text", "pgvector")):
+        code, out, _ = headrace(
+            "search", "gate frozen by frost", "-c", config, "--json", "--mode", mode, "--index", index
+        )
+        assert (code, json.loads(out)[0]["key"]) == (0, "MILL-0")
+    code, out, _ = headrace("search", "gate", "-c", config, "--project", "OTHER")
+    assert (code, out.strip()) == (0, "Nothing found.")
+
+    code, out, _ = headrace("status", "-c", config, "--json")
+    status = json.loads(out)
+    assert (code, status["documents"][0]["documents"], status["last_run"]["status"]) == (0, 8, "done")
+    assert status["last_run_outcomes"] == [{"source": "tickets", "new": 8}]
+
+    code, out, _ = headrace("usage", "-c", config, "--json")
+    operations = {row["operation"]: row["inputs"] for row in json.loads(out)}
+    assert (code, operations) == (0, {"embed_documents": 8, "embed_query": 3})
+
+    code, out, _ = headrace("quality", "-c", config, "--json")
+    assert (code, json.loads(out)[0]["quality_score"]) == (0, 1.0)
+    assert headrace("verify", "-c", config)[0] == 0
+    assert headrace("check", "-c", config)[0] == 0
+    assert "No dead letters." in headrace("dead-letters", "list", "-c", config)[1]
+    assert "No open dead letters." in headrace("dead-letters", "retry", "-c", config)[1]
+    code, out, _ = headrace("export", tmp_path / "v.parquet", "-c", config)
+    assert (code, out.startswith("8 chunks written")) == (0, True)
+    for command in ("status", "usage", "quality", "models"):
+        assert headrace(command, "-c", config)[0] == 0
+
+
+def test_verify_fails_when_the_index_lost_a_row(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path, database: Store
+) -> None:
+    write_export(tmp_path / "a.jsonl", [issue(1), issue(2)])
+    config = write_config(EXPORT)
+    assert headrace("run", "-c", config)[0] == 0
+    with database.connect() as connection:
+        connection.execute(f"DELETE FROM chunks_{space_of(Model()).space_id} WHERE ordinal = 0")
+    code, out, _ = headrace("verify", "-c", config, "--json")
+    assert (code, json.loads(out)["ok"]) == (3, False)
+
+
+def _no_document(database: Store) -> bool:
+    with database.connect() as connection:
+        return connection.execute("SELECT count(*) FROM documents").fetchone() == (0,)
+
+
+TORN = b'[\n{"id": 1, "number": 1, "title": "a"},\n{"id": 2, "num{"message": "API rate limit exceeded"}'
+
+
+@pytest.mark.parametrize(
+    ("toml", "files", "said"),
+    [
+        (EXPORT, {}, "a.jsonl"),
+        (EXPORT, {"a.jsonl": TORN}, "a.jsonl:3"),
+        (EXPORT, {"a.jsonl": b"not json\n" * 3}, "a.jsonl"),
+        (EXPORT, {"a.jsonl": b'{"message": "API rate limit exceeded"}'}, "error answer"),
+        ('[[sources]]\ntype = "git"\nname = "code"\npath = "."\n', {}, "not a git repository"),
+        ('[[sources]]\ntype = "git"\nname = "code"\npath = "gone"\n', {}, "gone"),
+        ("[model]\nbatch = 3\n", {}, "model.batch: unknown option; options here are name, folder"),
+        ('[model]\nname = "no/such-model"\n', {}, "no/such-model"),
+        ('[model]\nfolder = "empty"\n', {"empty/.keep": b""}, "model.safetensors"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    toml: str,
+    files: dict[str, bytes],
+    said: str,
+    headrace: Headrace,
+    write_config: Callable[[str], Path],
+    tmp_path: Path,
+    database: Store,
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    code, out, err = headrace("run", "-c", write_config(toml))
+    assert code == 1
+    assert out == ""
+    assert err.startswith("headrace: ")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert _no_document(database)
+
+
+def test_a_model_whose_digest_differs_is_refused(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(locate_model(Model(), default_cache_dir()), folder)
+    with (folder / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\xff")
+    write_export(tmp_path / "a.jsonl", [issue(1)])
+    code, _, err = headrace("run", "-c", write_config('[model]\nfolder = "model"\n' + EXPORT))
+    assert code == 1
+    assert "model.safetensors" in err
+    assert "53aa5117" in err
+
+
+def test_a_table_of_another_dimension_is_refused(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path, database: Store
+) -> None:
+    with database.connect() as connection:
+        table = f"chunks_{space_of(Model()).space_id}"
+        connection.execute(f"CREATE TABLE {table} (embedding vector(768) NOT NULL)")
+    write_export(tmp_path / "a.jsonl", [issue(1)])
+    code, _, err = headrace("run", "-c", write_config(EXPORT))
+    assert code == 1
+    assert "384" in err
+    assert "768" in err
+
+
+@pytest.mark.parametrize(
+    ("dsn", "said"),
+    [
+        ("host=/not/a/socket/folder dbname=nope", "/not/a/socket/folder"),
+        ("postgresql://u:hunter2@127.0.0.1:1/db", "127.0.0.1"),
+        ("this is no dsn", "no connection string"),
+    ],
+)
+def test_a_wrong_dsn_is_named_without_its_password(
+    dsn: str,
+    said: str,
+    headrace: Headrace,
+    write_config: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = write_config("")
+    monkeypatch.setenv(DSN, dsn)
+    code, _, err = headrace("run", "-c", config)
+    assert code == 1
+    assert "postgres.dsn" in err
+    assert said in err
+    assert "hunter2" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_search_before_any_run_says_what_to_do(
+    headrace: Headrace, write_config: Callable[[str], Path]
+) -> None:
+    code, _, err = headrace("search", "gate", "-c", write_config(""))
+    assert (code, err.startswith("headrace: ")) == (1, True)
+    assert "headrace run" in err
+
+
+def test_check_names_each_thing_that_is_not_ready(
+    headrace: Headrace, write_config: Callable[[str], Path]
+) -> None:
+    code, out, _ = headrace("check", "-c", write_config(EXPORT), "--json")
+    results = {row["name"]: row["ok"] for row in json.loads(out)}
+    assert (code, results) == (3, {"database": True, "model": True, "source tickets": False})
+
+
+def _commands() -> list[tuple[str, ...]]:
+    root = get_command(cli.app)
+    assert isinstance(root, typer.core.TyperGroup)
+    found: list[tuple[str, ...]] = []
+    for name, command in root.commands.items():
+        inner = getattr(command, "commands", None)
+        found += [(name, deeper) for deeper in inner] if inner else [(name,)]
+    return found
+
+
+@pytest.mark.parametrize("command", _commands(), ids=" ".join)
+def test_every_command_has_help_that_ends_in_an_example(command: tuple[str, ...], headrace: Headrace) -> None:
+    code, out, _ = headrace(*command, "--help")
+    assert code == 0
+    assert f"Example: headrace {' '.join(command)}" in out
+
+
+@pytest.mark.parametrize("command", _commands(), ids=" ".join)
+def test_every_command_stands_in_the_readme(command: tuple[str, ...]) -> None:
+    readme = Path(cli.__file__).resolve().parent.parent / "README.md"
+    assert f"headrace {' '.join(command)}" in readme.read_text(encoding="utf-8")
+
+
+def test_ctrl_c_ends_with_130_and_an_interrupted_run(
+    write_config: Callable[[str], Path], tmp_path: Path, database: Store
+) -> None:
+    import signal
+    import time
+
+    write_export(tmp_path / "a.jsonl", [issue(n, words=80) for n in range(400)])
+    config = write_config("model.max_buffer_tokens = 1024\n" + EXPORT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runners.cli", "run", "-c", str(config)], stderr=subprocess.PIPE, text=True
+    )
+    with database.connect() as connection:
+        deadline = time.monotonic() + 120
+        while connection.execute("SELECT count(*) FROM documents").fetchone() == (0,):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "run again to go on" in err
+        assert connection.execute("SELECT status FROM runs").fetchall() == [("interrupted",)]
+        half = connection.execute(
+            "SELECT count(*) FROM indexed_documents AS i WHERE chunks <>"
+            f" (SELECT count(*) FROM chunks_{space_of(Model()).space_id} AS c WHERE c.document_id = i.document_id)"
+        ).fetchone()
+    assert half == (0,)
+
+
+def test_the_database_is_never_reached_by_a_typo(headrace: Headrace, tmp_path: Path) -> None:
+    code, _, err = headrace("run", "-c", tmp_path / "gone.toml")
+    assert (code, "gone.toml" in err) == (1, True)
+    assert not (tmp_path / ".headrace").exists()
