@@ -25,6 +25,7 @@ from schemas.usage import UsageEvent, cost_usd
 from transforms.embedders.base import Engine
 from transforms.embedders.loading import load_engine, load_tokenizer
 from transforms.embedders.models import space_of
+from transforms.embedders.tokenizer import cut
 from transforms.postgres import open_store
 from transforms.sinks.faiss_index import OpenIndex, open_index
 from transforms.spaces import chunk_table, space_of_client, vector_type_of
@@ -163,7 +164,7 @@ def embed_query(
         _log.warning(
             "the query has %d tokens, %s takes %d: the rest is left out", len(token_ids), model.name, limit
         )
-        token_ids = np.concatenate([token_ids[: limit - 1], token_ids[-1:]])  # the last one closes the input
+        token_ids = cut(token_ids, limit)
     started, error = time.monotonic(), None
     try:
         vectors = engine.run([token_ids])
