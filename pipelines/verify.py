@@ -120,9 +120,9 @@ _NOT_INDEXED = """
     AND NOT EXISTS (SELECT FROM dead_letters AS l WHERE l.document_id = d.document_id AND l.resolved_at IS NULL)
 """
 _NOT_NORMALISED = """
-    SELECT count(*) FROM {table} WHERE client = %(client)s AND abs(l2_norm(embedding) - 1) > %(tolerance)s
+    SELECT count(*) FROM {table} WHERE client = %(client)s AND abs(vector_norm(embedding::vector) - 1) > %(tolerance)s
 """
-_WITHOUT_LENGTH = "SELECT count(*) FROM {table} WHERE client = %(client)s AND l2_norm(embedding) = 0"
+_WITHOUT_LENGTH = "SELECT count(*) FROM {table} WHERE client = %(client)s AND vector_norm(embedding::vector) = 0"
 
 
 def _count(connection: psycopg.Connection, query: str, space_id: str, client: str) -> int:
