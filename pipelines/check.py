@@ -26,7 +26,7 @@ class CheckResult:
 
 
 def check(config: Config) -> list[CheckResult]:
-    """Open every source, the database and the model; nothing is read, written or spent."""
+    """Open every source, the database and the model; nothing is written or spent."""
     return [_try(name, attempt) for name, attempt in _attempts(config)]
 
 
@@ -61,7 +61,11 @@ def _model(config: Config) -> str:
 
 
 def _source(source: Source, config: Config) -> str:
-    expected = build_extractor(source, source.client or config.client).estimate(None)
+    extractor = build_extractor(source, source.client or config.client)
+    for page in extractor.pages(None):
+        if page.read:
+            break
+    expected = extractor.estimate(None)
     return "readable" if expected is None else f"readable, about {expected:,} records"
 
 

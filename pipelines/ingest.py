@@ -15,13 +15,11 @@ from schemas.ids import settings_digest
 from schemas.spaces import EmbeddingSpace
 from transforms.changes import SkipUnchanged
 from transforms.chunk import ChunkDocuments, chunking_settings
-from transforms.dead_letters import WriteDeadLetters
 from transforms.embed import EmbedChunks
 from transforms.postgres import Store
 from transforms.quality import CheckVectors
-from transforms.quality_reports import WriteQuality
+from transforms.sinks.ledger import WriteDeadLetters, WriteQuality, WriteUsage
 from transforms.sinks.pgvector import DeleteFromPgvector, WriteToPgvector
-from transforms.usage import WriteUsage
 
 
 @dataclass(frozen=True, slots=True)

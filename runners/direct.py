@@ -28,6 +28,7 @@ def run_bounded(
         Counts of outcomes, and of tokens (`seen`, `truncated`).
     Raises:
         PipelineError: of the type a step raised, where it was one of ours.
+        KeyboardInterrupt: Ctrl-C in the middle of a step.
     """
     options = PipelineOptions(["--runner=FnApiRunner", *pipeline_args])
     pipeline = beam.Pipeline(options=options)
@@ -46,10 +47,12 @@ def run_bounded(
     return counts[OUTCOMES], counts[TOKENS]
 
 
-def _original(error: RuntimeError) -> Exception:
+def _original(error: RuntimeError) -> BaseException:
     """The error of ours that the runner passed on as text, or the runner's own error."""
     for line in reversed(str(error).splitlines()):
-        name, _, message = line.partition(": ")
+        name, _, message = line.removeprefix("RuntimeError: ").partition(": ")
+        if name.startswith("KeyboardInterrupt"):
+            return KeyboardInterrupt()
         kind = getattr(errors, name.rpartition(".")[2], None)
         if (
             name.startswith("schemas.errors.")

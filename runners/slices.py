@@ -17,19 +17,20 @@ from uuid import UUID
 
 import psycopg
 
-from extractors.base import Cursor, Page
+from extractors.base import Cursor, Extractor, Page
 from extractors.read import build_extractor
 from pipelines.ingest import IngestJob, build
 from runners.direct import run_bounded
 from runners.progress_bar import RunProgress
-from schemas.config import Config, Slices, Source
+from schemas.config import Config, Slices
 from schemas.documents import SourceRecord
-from schemas.errors import CountsDoNotAddUp
+from schemas.errors import BadConfig, CountsDoNotAddUp
 from schemas.outcomes import SKIPPED_PREFIX
 from schemas.quality import QualityReport
 from schemas.spaces import EmbeddingSpace
 from transforms import progress, runs
 from transforms.dead_letters import load_for_retry, resolve_superseded
+from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
 from transforms.postgres import open_store
 from transforms.quality_reports import last_row_id, summarise_run
@@ -115,8 +116,12 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
     Raises:
         PipelineError: of any kind; what was committed before stays, and a later run goes on from there.
     """
+    if not config.sources:
+        raise BadConfig("no sources are configured: add a [[sources]] table, as the README shows")
     started = time.monotonic()
     bar.step("starting")
+    load_tokenizer(config.model)  # the model is found and verified before anything is written
+    extractors = [build_extractor(source, source.client or config.client) for source in config.sources]
     store = open_store(config)
     space = space_of(config.model)
     with store.connect() as connection:
@@ -127,7 +132,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
             outcomes: dict[str, Counter[str]] = {}
             tokens: Counter[str] = Counter()
             before = last_row_id(connection)
-            for source in config.sources:
+            for source, extractor in zip(config.sources, extractors, strict=True):
                 job = IngestJob(
                     source,
                     source.client or config.client,
@@ -138,7 +143,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
                     config.chunking,
                 )
                 outcomes[source.name] = _run_source(
-                    connection, source, job, config, bar, pipeline_args, tokens
+                    connection, extractor, job, config.slices, bar, pipeline_args, tokens
                 )
             bar.step("index in Postgres")
             build_vector_index(connection, space.space_id, partial(bar.step, "index in Postgres"))
@@ -163,18 +168,18 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
 
 def _run_source(
     connection: psycopg.Connection,
-    source: Source,
+    extractor: Extractor,
     job: IngestJob,
-    config: Config,
+    limits: Slices,
     bar: RunProgress,
     pipeline_args: Sequence[str],
     tokens: Counter[str],
 ) -> Counter[str]:
-    extractor = build_extractor(source, job.client)
+    source = job.source
     cursor = runs.load_cursor(connection, job.client, source.name, job.space.space_id, job.processing)
     bar.source(source.name, extractor.estimate(cursor))
     total: Counter[str] = Counter()
-    for piece in cut(extractor.pages(cursor), config.slices):
+    for piece in cut(extractor.pages(cursor), limits):
         counted, slice_tokens = run_bounded(partial(build, pages=piece.pages, job=job), pipeline_args)
         counts = accounted(piece.pages, counted)
         runs.commit_slice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -36,3 +37,24 @@ class QualityReport:
             return 1.0
         bad = self.wrong_dimension + self.not_finite + self.zero + self.duplicates
         return max(0.0, 1.0 - bad / self.vectors)
+
+
+def merge_reports(reports: Sequence[QualityReport]) -> QualityReport:
+    """One report over several; norms weighted by the number of vectors (pooled variance)."""
+    total = sum(report.vectors for report in reports)
+    finite = [report for report in reports if report.vectors > report.not_finite + report.wrong_dimension]
+    weights = [report.vectors - report.not_finite - report.wrong_dimension for report in finite]
+    weight = sum(weights)
+    mean = sum(w * r.norm_mean for w, r in zip(weights, finite, strict=True)) / weight if weight else 0.0
+    square = sum(w * (r.norm_std**2 + r.norm_mean**2) for w, r in zip(weights, finite, strict=True))
+    return QualityReport(
+        vectors=total,
+        wrong_dimension=sum(report.wrong_dimension for report in reports),
+        not_finite=sum(report.not_finite for report in reports),
+        zero=sum(report.zero for report in reports),
+        duplicates=sum(report.duplicates for report in reports),
+        norm_min=min((report.norm_min for report in finite), default=0.0),
+        norm_mean=mean,
+        norm_max=max((report.norm_max for report in finite), default=0.0),
+        norm_std=max(0.0, square / weight - mean**2) ** 0.5 if weight else 0.0,
+    )

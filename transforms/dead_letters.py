@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from uuid import UUID
 
-import apache_beam as beam
 import psycopg
 from psycopg.rows import class_row
 
 from schemas.documents import DeadLetter, Format, Kind, SourceRecord, Version
 from schemas.errors import UnknownName
 from schemas.ids import digest
-from schemas.outcomes import Outcome
-from transforms import outcomes
-from transforms.postgres import Session, Store
 from transforms.storable import storable_text
 
 MAX_LETTERS = 200
@@ -209,44 +204,3 @@ def _letters_to_retry(connection: psycopg.Connection, client: str, ids: Sequence
         [client, ids and list(ids), ids and list(ids)],
     )
     return [key for (key,) in rows]
-
-
-class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
-    """`PCollection[DeadLetter]` -> nothing; each is counted as `dead_lettered`."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self._store = store
-
-    def expand(self, letters: beam.PCollection[DeadLetter]) -> beam.PCollection[None]:
-        return letters | "Write" >> beam.ParDo(_WriteLettersFn(self._store))
-
-
-class _WriteLettersFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
-
-    def start_bundle(self) -> None:
-        self._gathered: list[DeadLetter] = []
-        self._bytes = 0
-
-    def process(self, letter: DeadLetter) -> None:
-        self._gathered.append(letter)
-        self._bytes += len(letter.record.payload)
-        if len(self._gathered) >= MAX_LETTERS or self._bytes >= MAX_LETTER_BYTES:
-            self._flush()
-
-    def finish_bundle(self) -> None:
-        self._flush()
-
-    def _flush(self) -> None:
-        letters, self._gathered, self._bytes = self._gathered, [], 0
-        if letters:
-            self._session.run(partial(write_dead_letters, letters=letters))
-            outcomes.count(Outcome.DEAD_LETTERED, len(letters))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
-import apache_beam as beam
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row, tuple_row
 
 from schemas.ids import digest
-from schemas.quality import QualityReport
-from transforms.postgres import Session, Store
-from transforms.quality import merge_reports
+from schemas.quality import QualityReport, merge_reports
 from transforms.spaces import chunk_table
 
 
@@ -95,40 +91,3 @@ def run_reports(connection: psycopg.Connection, client: str, runs: int) -> list[
             " WHERE client = %s AND scope = 'run' ORDER BY created_at DESC LIMIT %s",
             [client, runs],
         ).fetchall()
-
-
-class WriteQuality(beam.PTransform):  # type: ignore[misc]
-    """`PCollection[QualityReport]` of batches -> nothing."""
-
-    def __init__(self, store: Store, client: str, run_id: UUID | None, space_id: str) -> None:
-        super().__init__()
-        self._fn = _WriteQualityFn(store, client, run_id, space_id)
-
-    def expand(self, reports: beam.PCollection[QualityReport]) -> beam.PCollection[None]:
-        return reports | "Write" >> beam.ParDo(self._fn)
-
-
-class _WriteQualityFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, store: Store, client: str, run_id: UUID | None, space_id: str) -> None:
-        self._store = store
-        self._client = client
-        self._run_id = run_id
-        self._space_id = space_id
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
-
-    def process(self, report: QualityReport) -> None:
-        self._session.run(
-            partial(
-                write_quality,
-                report=report,
-                client=self._client,
-                run_id=self._run_id,
-                space_id=self._space_id,
-                scope="batch",
-            )
-        )

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from functools import partial
 from uuid import UUID
 
-import apache_beam as beam
 import psycopg
 from psycopg.rows import class_row
 
 from schemas.usage import UsageEvent
-from transforms.postgres import Session, Store
 from transforms.storable import storable_json
 
 
@@ -119,28 +116,3 @@ def usage_of_run(connection: psycopg.Connection, run_id: UUID) -> RunUsage:
             [run_id],
         ).fetchone()
     return found or RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0)
-
-
-class WriteUsage(beam.PTransform):  # type: ignore[misc]
-    """`PCollection[UsageEvent]` -> nothing; each event is written at once: it was paid for."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self._store = store
-
-    def expand(self, events: beam.PCollection[UsageEvent]) -> beam.PCollection[None]:
-        return events | "Write" >> beam.ParDo(_WriteUsageFn(self._store))
-
-
-class _WriteUsageFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
-
-    def process(self, event: UsageEvent) -> None:
-        self._session.run(partial(write_usage, event=event))

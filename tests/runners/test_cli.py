@@ -58,7 +58,7 @@ EXPORT = '[[sources]]\ntype = "export"\nname = "tickets"\npaths = ["a.jsonl"]\n'
 def test_a_run_then_a_search_then_every_look_at_it(
     headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    texts = ["The intake gate freezes shut in hard frost", "Login fails after the certificate expired"]
+    texts = ["The mobile app logs operators out every hour", "Login fails after the certificate expired"]
     issues = [issue(n, comments=0) for n in range(8)]
     for one, text in zip(issues, texts, strict=False):
         one["fields"]["summary"] = one["fields"]["description"] = text
@@ -72,7 +72,15 @@ def test_a_run_then_a_search_then_every_look_at_it(
 
     for mode, index in (("hybrid", "pgvector"), ("vector", "faiss"), ("text", "pgvector")):
         code, out, _ = headrace(
-            "search", "gate frozen by frost", "-c", config, "--json", "--mode", mode, "--index", index
+            "search",
+            "operators are signed out of the app",
+            "-c",
+            config,
+            "--json",
+            "--mode",
+            mode,
+            "--index",
+            index,
         )
         assert (code, json.loads(out)[0]["key"]) == (0, "MILL-0")
     code, out, _ = headrace("search", "gate", "-c", config, "--project", "OTHER")
@@ -123,14 +131,15 @@ TORN = b'[\n{"id": 1, "number": 1, "title": "a"},\n{"id": 2, "num{"message": "AP
     ("toml", "files", "said"),
     [
         (EXPORT, {}, "a.jsonl"),
-        (EXPORT, {"a.jsonl": TORN}, "a.jsonl:3"),
+        (EXPORT, {"a.jsonl": TORN}, "a.jsonl: line 3"),
         (EXPORT, {"a.jsonl": b"not json\n" * 3}, "a.jsonl"),
         (EXPORT, {"a.jsonl": b'{"message": "API rate limit exceeded"}'}, "error answer"),
         ('[[sources]]\ntype = "git"\nname = "code"\npath = "."\n', {}, "not a git repository"),
         ('[[sources]]\ntype = "git"\nname = "code"\npath = "gone"\n', {}, "gone"),
         ("[model]\nbatch = 3\n", {}, "model.batch: unknown option; options here are name, folder"),
-        ('[model]\nname = "no/such-model"\n', {}, "no/such-model"),
-        ('[model]\nfolder = "empty"\n', {"empty/.keep": b""}, "model.safetensors"),
+        ('[model]\nname = "no/such-model"\n' + EXPORT, {}, "no/such-model"),
+        ("", {}, "no sources are configured"),
+        ('[model]\nfolder = "empty"\n' + EXPORT, {"empty/.keep": b"", "a.jsonl": b""}, "model.safetensors"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -196,8 +205,10 @@ def test_a_wrong_dsn_is_named_without_its_password(
     headrace: Headrace,
     write_config: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    config = write_config("")
+    write_export(tmp_path / "a.jsonl", [issue(1)])
+    config = write_config(EXPORT)
     monkeypatch.setenv(DSN, dsn)
     code, _, err = headrace("run", "-c", config)
     assert code == 1

@@ -25,13 +25,13 @@ from schemas.documents import (
 from schemas.errors import UnknownName
 from schemas.spaces import EmbeddingSpace, chunk_schema
 from transforms.dead_letters import (
-    WriteDeadLetters,
     dead_letter_id,
     list_dead_letters,
     load_for_retry,
     write_dead_letters,
 )
 from transforms.postgres import Store
+from transforms.sinks.ledger import WriteDeadLetters
 from transforms.sinks.pgvector import apply_tombstones, write_batch
 from transforms.spaces import register_space
 

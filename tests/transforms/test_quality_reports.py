@@ -10,7 +10,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.quality import QualityReport
 from transforms.postgres import Store
-from transforms.quality_reports import WriteQuality, write_quality
+from transforms.quality_reports import write_quality
+from transforms.sinks.ledger import WriteQuality
 
 SPACE_ID = "0" * 16
 

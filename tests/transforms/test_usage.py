@@ -13,7 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.usage import UsageEvent
 from transforms.postgres import Store
-from transforms.usage import RunUsage, WriteUsage, daily_usage, usage_of_run, write_usage
+from transforms.sinks.ledger import WriteUsage
+from transforms.usage import RunUsage, daily_usage, usage_of_run, write_usage
 
 NOW = datetime.now(UTC)
 

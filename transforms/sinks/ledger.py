@@ -1,0 +1,121 @@
+"""Beam steps that write what a run did: usage, quality and dead letters. The SQL is in the modules of those names."""
+
+from __future__ import annotations
+
+from functools import partial
+from uuid import UUID
+
+import apache_beam as beam
+
+from schemas.documents import DeadLetter
+from schemas.outcomes import Outcome
+from schemas.quality import QualityReport
+from schemas.usage import UsageEvent
+from transforms import outcomes
+from transforms.dead_letters import MAX_LETTER_BYTES, MAX_LETTERS, write_dead_letters
+from transforms.postgres import Session, Store
+from transforms.quality_reports import write_quality
+from transforms.usage import write_usage
+
+
+class WriteUsage(beam.PTransform):  # type: ignore[misc]
+    """`PCollection[UsageEvent]` -> nothing; each event is written at once: it was paid for."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def expand(self, events: beam.PCollection[UsageEvent]) -> beam.PCollection[None]:
+        return events | "Write" >> beam.ParDo(_WriteUsageFn(self._store))
+
+
+class _WriteUsageFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def setup(self) -> None:
+        self._session = Session(self._store)
+
+    def teardown(self) -> None:
+        self._session.close()
+
+    def process(self, event: UsageEvent) -> None:
+        self._session.run(partial(write_usage, event=event))
+
+
+class WriteQuality(beam.PTransform):  # type: ignore[misc]
+    """`PCollection[QualityReport]` of batches -> nothing."""
+
+    def __init__(self, store: Store, client: str, run_id: UUID | None, space_id: str) -> None:
+        super().__init__()
+        self._fn = _WriteQualityFn(store, client, run_id, space_id)
+
+    def expand(self, reports: beam.PCollection[QualityReport]) -> beam.PCollection[None]:
+        return reports | "Write" >> beam.ParDo(self._fn)
+
+
+class _WriteQualityFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, store: Store, client: str, run_id: UUID | None, space_id: str) -> None:
+        self._store = store
+        self._client = client
+        self._run_id = run_id
+        self._space_id = space_id
+
+    def setup(self) -> None:
+        self._session = Session(self._store)
+
+    def teardown(self) -> None:
+        self._session.close()
+
+    def process(self, report: QualityReport) -> None:
+        self._session.run(
+            partial(
+                write_quality,
+                report=report,
+                client=self._client,
+                run_id=self._run_id,
+                space_id=self._space_id,
+                scope="batch",
+            )
+        )
+
+
+class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
+    """`PCollection[DeadLetter]` -> nothing; each is counted as `dead_lettered`."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def expand(self, letters: beam.PCollection[DeadLetter]) -> beam.PCollection[None]:
+        return letters | "Write" >> beam.ParDo(_WriteLettersFn(self._store))
+
+
+class _WriteLettersFn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def setup(self) -> None:
+        self._session = Session(self._store)
+
+    def teardown(self) -> None:
+        self._session.close()
+
+    def start_bundle(self) -> None:
+        self._gathered: list[DeadLetter] = []
+        self._bytes = 0
+
+    def process(self, letter: DeadLetter) -> None:
+        self._gathered.append(letter)
+        self._bytes += len(letter.record.payload)
+        if len(self._gathered) >= MAX_LETTERS or self._bytes >= MAX_LETTER_BYTES:
+            self._flush()
+
+    def finish_bundle(self) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        letters, self._gathered, self._bytes = self._gathered, [], 0
+        if letters:
+            self._session.run(partial(write_dead_letters, letters=letters))
+            outcomes.count(Outcome.DEAD_LETTERED, len(letters))
