@@ -54,7 +54,8 @@ class Version:
     """Order of a document's states: newest source time, then newest observation, then the payload's digest.
 
     `observed_at` settles changes that did not move the source's own time (a label renamed, say); the digest
-    settles two exports of one moment, so that any order of arrival ends in the same rows.
+    settles two exports of one moment, so that any order of arrival ends in the same rows. Against a tombstone
+    `known_at` counts: a commit that a branch lost and got back has its old date, but was seen after it was gone.
     """
 
     updated_at: datetime
@@ -63,6 +64,11 @@ class Version:
 
     def as_tuple(self) -> tuple[datetime, datetime, bytes]:
         return (self.updated_at, self.observed_at, self.payload_digest)
+
+    @property
+    def known_at(self) -> datetime:
+        """The latest moment at which the document is known to have been there."""
+        return max(self.updated_at, self.observed_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -24,10 +25,12 @@ class Stored:
 
     Args:
         fingerprint: of what the space holds; None if that is nothing, as after a deletion.
+        deleted_at: when it was found gone; None while it lives.
     """
 
     version: Version
     fingerprint: bytes | None
+    deleted_at: datetime | None = None
 
 
 def decide(version: Version, stored: Stored | None, processing: bytes) -> Outcome | None:
@@ -39,6 +42,8 @@ def decide(version: Version, stored: Stored | None, processing: bytes) -> Outcom
     """
     if stored is None:
         return None
+    if stored.deleted_at is not None:
+        return None if version.known_at > stored.deleted_at else Outcome.STALE
     same_payload = version.payload_digest == stored.version.payload_digest
     if same_payload and stored.fingerprint == fingerprint(version.payload_digest, processing):
         return Outcome.UNCHANGED
@@ -52,15 +57,16 @@ def stored_states(
 ) -> dict[UUID, Stored]:
     """What is stored of some documents, deleted ones included; one query."""
     rows = connection.execute(
-        "SELECT d.document_id, d.updated_at, d.observed_at, d.payload_digest, i.fingerprint FROM documents AS d"
+        "SELECT d.document_id, d.updated_at, d.observed_at, d.payload_digest, i.fingerprint, d.deleted_at"
+        " FROM documents AS d"
         " LEFT JOIN indexed_documents AS i ON i.space_id = %s AND i.document_id = d.document_id"
         " WHERE d.document_id = ANY(%s)",
         [space_id, list(document_ids)],
         binary=True,
     )
     return {
-        document_id: Stored(Version(updated_at, observed_at, payload_digest), indexed)
-        for document_id, updated_at, observed_at, payload_digest, indexed in rows
+        document_id: Stored(Version(updated_at, observed_at, payload_digest), indexed, deleted_at)
+        for document_id, updated_at, observed_at, payload_digest, indexed, deleted_at in rows
     }
 
 

@@ -89,8 +89,9 @@ def stored(at: Version, processing: bytes = PROCESSING) -> Stored:
         (version(1, b"y", observed=5), stored(version(1)), None),
         (version(1, b"y"), stored(version(2)), Outcome.STALE),
         (version(1), stored(version(1), b"other" * 4), None),
-        (version(1), Stored(version(2, b""), None), Outcome.STALE),
-        (version(3), Stored(version(2, b""), None), None),
+        (version(1), Stored(version(2, b""), None, DAY_0 + timedelta(days=2)), Outcome.STALE),
+        (version(3), Stored(version(2, b""), None, DAY_0 + timedelta(days=2)), None),
+        (version(1, observed=3), Stored(version(2, b""), None, DAY_0 + timedelta(days=2)), None),
     ],
     ids=[
         "never seen",
@@ -103,6 +104,7 @@ def stored(at: Version, processing: bytes = PROCESSING) -> Stored:
         "processed in another way",
         "older than its deletion",
         "newer than its deletion",
+        "seen after its deletion",
     ],
 )
 def test_work_is_decided_from_versions_and_fingerprints(
@@ -128,18 +130,20 @@ def test_another_space_has_its_own_work(space: psycopg.Connection) -> None:
 events = st.lists(
     st.one_of(
         st.builds(
-            record,
+            lambda native_id, payload, edited, lag: record(
+                native_id, payload, edited, 0 if lag is None else edited + lag
+            ),
             st.sampled_from(["1", "2"]),
             st.sampled_from([b"x", b"y"]),
-            st.integers(0, 3),
-            st.integers(0, 3),
+            st.sampled_from([10, 20, 30]),
+            st.none() | st.integers(0, 9),
         ),
         st.builds(
             lambda native_id, at: Tombstone(
                 "acme", "jira", Kind.ISSUE, native_id, DAY_0 + timedelta(days=at), "gone"
             ),
             st.sampled_from(["1", "2"]),
-            st.integers(0, 3),
+            st.integers(5, 39),
         ),
     ),
     min_size=1,

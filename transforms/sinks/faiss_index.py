@@ -40,7 +40,7 @@ MIN_SEARCH_BREADTH = 128
 """Candidates that an HNSW search keeps, at least."""
 MAX_LISTS = 4096
 TRAINING_VECTORS_PER_LIST = 64
-PROBED_SHARE = 1 / 32
+PROBED_SHARE = 1 / 8
 MIN_PROBED = 16
 SHRINK = 0.8
 """A smaller shape is taken only below this share of its limit, so that a count swinging about the limit does not

@@ -111,8 +111,11 @@ ON CONFLICT (document_id) DO UPDATE SET
     author = EXCLUDED.author, created_at = EXCLUDED.created_at, attributes = EXCLUDED.attributes,
     comments_total = EXCLUDED.comments_total, comments_kept = EXCLUDED.comments_kept,
     comments_dropped = EXCLUDED.comments_dropped, deleted_at = NULL, delete_reason = NULL, stored_at = now()
-WHERE (EXCLUDED.updated_at, EXCLUDED.observed_at, EXCLUDED.payload_digest)
-   >= (stored.updated_at, stored.observed_at, stored.payload_digest)
+WHERE CASE WHEN stored.deleted_at IS NULL
+    THEN (EXCLUDED.updated_at, EXCLUDED.observed_at, EXCLUDED.payload_digest)
+         >= (stored.updated_at, stored.observed_at, stored.payload_digest)
+    ELSE greatest(EXCLUDED.updated_at, EXCLUDED.observed_at) > stored.deleted_at
+END
 RETURNING document_id
 """
 

@@ -74,8 +74,10 @@ ON CONFLICT (document_id) DO UPDATE SET
     project = '', key = '', title = '', url = '', author = '', created_at = NULL, attributes = '{}',
     comments_total = 0, comments_kept = 0, comments_dropped = '{}',
     deleted_at = EXCLUDED.deleted_at, delete_reason = EXCLUDED.delete_reason, stored_at = now()
-WHERE (EXCLUDED.updated_at, EXCLUDED.observed_at, EXCLUDED.payload_digest, EXCLUDED.delete_reason)
-    > (stored.updated_at, stored.observed_at, stored.payload_digest, coalesce(stored.delete_reason, ''))
+WHERE CASE WHEN stored.deleted_at IS NULL
+    THEN EXCLUDED.deleted_at >= greatest(stored.updated_at, stored.observed_at)
+    ELSE (EXCLUDED.deleted_at, EXCLUDED.delete_reason) > (stored.deleted_at, stored.delete_reason)
+END
 RETURNING document_id
 """
 

@@ -256,6 +256,17 @@ def test_a_deleted_document_leaves_every_space_and_may_come_back(space: psycopg.
     assert [row[3] for row in chunk_rows(space)] == ["again", "b"]
 
 
+def test_a_document_that_was_gone_and_is_seen_again_lives_though_it_was_not_edited(
+    space: psycopg.Connection,
+) -> None:
+    write(space, document("1", ["a"], updated=1, observed=2))
+    assert apply_tombstones(space, [tombstone("1", at=5)]) == {Outcome.DELETED: 1}
+    assert write(space, document("1", ["a"], updated=1, observed=4)) == {Outcome.STALE: 1}
+    assert write(space, document("1", ["a"], updated=1, observed=6)) == {Outcome.NEW: 1}
+    assert apply_tombstones(space, [tombstone("1", at=5)]) == {Outcome.STALE: 1}
+    assert [row[3] for row in chunk_rows(space)] == ["a"]
+
+
 def test_a_deletion_that_comes_first_is_remembered(space: psycopg.Connection) -> None:
     assert apply_tombstones(space, [tombstone("1", at=3)]) == {Outcome.UNCHANGED: 1}
     assert write(space, document("1", ["a"], updated=1)) == {Outcome.STALE: 1}
@@ -297,17 +308,22 @@ def test_a_batch_of_an_unknown_space_is_refused(connection: psycopg.Connection) 
     assert connection.execute("SELECT count(*) FROM documents").fetchone() == (0,)
 
 
-def state(native_id: str, texts: list[str], updated: int, observed: int) -> ChunkedDocument:
+def state(native_id: str, texts: list[str], seen: tuple[int, int]) -> ChunkedDocument:
     """A version whose payload decides its text, as payloads do."""
+    updated, observed = seen
     return document(native_id, texts, updated=updated, observed=observed, payload=repr(texts).encode())
 
 
 ids = st.sampled_from(["1", "2"])
 texts = st.lists(st.sampled_from(["a", "b"]), max_size=3)
+seen = st.tuples(st.sampled_from([10, 20, 30]), st.none() | st.integers(0, 9)).map(
+    lambda edit: (edit[0], 0 if edit[1] is None else edit[0] + edit[1])
+)
+"""When edited, and when seen so, if known: what is seen after an edit is that edit or a later one."""
 events = st.lists(
     st.one_of(
-        st.builds(state, ids, texts, updated=st.integers(0, 3), observed=st.integers(0, 2)),
-        st.builds(tombstone, ids, at=st.integers(0, 3)),
+        st.builds(state, ids, texts, seen),
+        st.builds(tombstone, ids, at=st.integers(5, 39)),
     ),
     min_size=1,
     max_size=6,
