@@ -133,7 +133,7 @@ def plan_update(wanted: RowIds, entries: RowIds | None, present: Shape | None, s
         return Plan(kind, wanted, nothing, "there was none to go on with")
     if kind != present:
         return Plan(kind, wanted, nothing, f"{len(wanted)} vectors: {kind} instead of {present}")
-    add, dead = np.setdiff1d(wanted, entries), np.setdiff1d(entries, wanted)
+    add, dead = _difference(wanted, entries), _difference(entries, wanted)
     share = len(dead) / max(1, len(entries) + len(add))
     if kind != "flat" and share >= settings.rebuild_tombstone_share:
         return Plan(kind, wanted, nothing, f"{share:.0%} of its entries were dead")
@@ -177,7 +177,7 @@ def update_index(
         count=build.manifest.count,
         tombstones=build.manifest.tombstones,
         added=added,
-        removed=len(np.setdiff1d(before, wanted)),
+        removed=len(_difference(before, wanted)),
         rebuilt=plan.rebuild,
         duration_s=time.monotonic() - started,
     )
@@ -284,6 +284,10 @@ def _labelled(opened: OpenIndex, scores: Vectors, positions: RowIds) -> tuple[Ve
     labels = np.full(positions.shape, -1, np.int64)
     labels[found] = opened.row_ids[positions[found]]
     return np.where(found, scores, np.float32(-np.inf)), labels
+
+
+def _difference(row_ids: RowIds, without: RowIds) -> RowIds:
+    return np.setdiff1d(row_ids, without, assume_unique=True)
 
 
 def _unit(vectors: Vectors) -> Vectors:
