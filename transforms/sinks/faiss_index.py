@@ -130,7 +130,7 @@ def plan_update(wanted: RowIds, entries: RowIds | None, present: Shape | None, s
     kind = choose_shape(len(wanted), settings, present)
     nothing = np.empty(0, np.int64)
     if entries is None:
-        return Plan(kind, wanted, nothing, "there was none to go on with")
+        return Plan(kind, wanted, nothing, "no usable index was there")
     if kind != present:
         return Plan(kind, wanted, nothing, f"{len(wanted)} vectors: {kind} instead of {present}")
     add, dead = _difference(wanted, entries), _difference(entries, wanted)

@@ -230,7 +230,7 @@ def test_a_damaged_file_is_refused_by_search_and_mended_by_update(
     with pytest.raises(DigestMismatch, match="headrace run"):
         open_index(tmp_path, SPACE, "acme")
     report = update_index(table, tmp_path, SPACE, "acme", FLAT)
-    assert (report.added, report.rebuilt) == (50, "there was none to go on with")
+    assert (report.added, report.rebuilt) == (50, "no usable index was there")
     assert "building anew" in caplog.text
     assert [row for (row,) in nearest(tmp_path, vectors)] == row_ids
 
