@@ -243,7 +243,11 @@ def models(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
 
     settings = load_config(config) if config.exists() or config != DEFAULT_CONFIG else Config()
     rows = describe_models(settings.model)
-    _print_json(rows) if as_json else display.print_rows(out, rows, "No models.")
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        display.print_facts(out, row)
 
 
 @app.command(epilog=_example("headrace export vectors.parquet"))

@@ -90,16 +90,16 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         table.add_row("total", *(f"{number:,}" for number in outcome_row(summary.totals).values()))
     console.print(table)
     usage, quality = summary.usage, summary.quality
-    facts = _table("", "")
-    facts.show_header = False
-    facts.add_row("tokens", f"{usage.tokens:,} embedded, {summary.tokens_truncated:,} truncated")
-    facts.add_row("embeddings", f"{usage.inputs:,} in {usage.calls:,} calls, {usage.reused:,} reused")
-    facts.add_row("cost", f"${usage.cost_usd:.4f} and {usage.machine_seconds:,.1f} machine seconds")
-    facts.add_row("quality", f"{quality.quality_score:.4f} over {quality.vectors:,} vectors")
+    facts = {
+        "tokens": f"{usage.tokens:,} embedded, {summary.tokens_truncated:,} truncated",
+        "embeddings": f"{usage.inputs:,} in {usage.calls:,} calls, {usage.reused:,} reused",
+        "cost": f"${usage.cost_usd:.4f} and {usage.machine_seconds:,.1f} machine seconds",
+        "quality": f"{quality.quality_score:.4f} over {quality.vectors:,} vectors",
+    }
     for client, index in summary.indexes.items():
-        facts.add_row("FAISS index", f"{index.count:,} vectors, {index.kind} ({client}, {index.action})")
-    facts.add_row("duration", f"{summary.duration_s:.1f} s")
-    console.print(facts)
+        facts[f"FAISS index of {client}"] = f"{index.count:,} vectors, {index.kind} ({index.action})"
+    facts["duration"] = f"{summary.duration_s:.1f} s"
+    print_facts(console, facts)
     for reason, number in sorted(skipped(summary.totals).items()):
         console.print(f"  skipped {number:,}: {reason}", highlight=False)
     if summary.totals[Outcome.DEAD_LETTERED]:
@@ -146,6 +146,15 @@ def print_rows(console: Console, rows: Sequence[Mapping[str, Any]], empty: str) 
     table = _table(*rows[0], right=numeric)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table)
+
+
+def print_facts(console: Console, facts: Mapping[str, Any]) -> None:
+    """A line a fact."""
+    table = _table("", "")
+    table.show_header = False
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), _cell(value))
     console.print(table)
 
 

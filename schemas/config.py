@@ -108,7 +108,7 @@ class Faiss(Section):
         rebuild_tombstone_share: share of dead entries that triggers a rebuild.
     """
 
-    flat_below: int = Field(default=50_000, ge=0)
+    flat_below: int = Field(default=200_000, ge=0)
     hnsw_below: int = Field(default=2_000_000, ge=0)
     rebuild_tombstone_share: float = Field(default=0.2, gt=0, le=1)
 
