@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines import candidates
 from pipelines.candidates import Candidate, best_chunks, by_words, inverse_document_frequency, split_by_rarity
-from pipelines.search import RRF_K, Hit, Index, SearchFilters, find_scope, fuse, search
+from pipelines.search import RRF_K, RRF_WEIGHTS, Hit, Index, SearchFilters, find_scope, fuse, search
 from schemas.config import Chunking, Config, Model, Postgres
 from schemas.documents import Document, Format, Kind, SourceRecord, Tombstone
 from schemas.errors import EmptyText, SpaceMismatch, UnknownName
@@ -291,7 +291,7 @@ def test_fusion_keeps_every_document_once_and_rewards_agreement(
     assert [item.score for item in fused] == sorted((item.score for item in fused), reverse=True)
     if vector and text and vector[0].document_id == text[0].document_id:
         assert fused[0].document_id == vector[0].document_id
-        assert fused[0].score == pytest.approx(1.5 / (RRF_K + 1))
+        assert fused[0].score == pytest.approx(sum(RRF_WEIGHTS.values()) / (RRF_K + 1))
 
 
 @given(RANKING)
