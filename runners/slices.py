@@ -25,7 +25,7 @@ from runners.progress_bar import RunProgress
 from schemas.config import Config, Slices
 from schemas.documents import SourceRecord
 from schemas.errors import BadConfig, CountsDoNotAddUp
-from schemas.outcomes import SKIPPED_PREFIX
+from schemas.outcomes import SKIPPED_PREFIX, Outcome
 from schemas.quality import QualityReport
 from schemas.spaces import EmbeddingSpace
 from transforms import progress, runs
@@ -35,8 +35,10 @@ from transforms.embedders.models import space_of
 from transforms.postgres import open_store
 from transforms.quality_reports import last_row_id, summarise_run
 from transforms.sinks.faiss_index import IndexReport, update_index
-from transforms.spaces import build_vector_index, register_space
+from transforms.spaces import analyze, build_vector_index, register_space
 from transforms.usage import RunUsage, usage_of_run
+
+WRITING = {Outcome.NEW, Outcome.CHANGED, Outcome.DELETED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
                 )
             bar.step("index in Postgres")
             build_vector_index(connection, space.space_id, partial(bar.step, "index in Postgres"))
+            if any(total.keys() & WRITING for total in outcomes.values()):
+                analyze(connection, space.space_id)
             indexes = {}
             for client in clients:
                 bar.step("FAISS index")

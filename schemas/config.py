@@ -79,7 +79,7 @@ class Model(Section):
     name: str = DEFAULT_MODEL
     folder: Path | None = None
     threads: int | None = Field(default=None, ge=1)
-    max_batch_tokens: int = Field(default=2048, ge=16)
+    max_batch_tokens: int = Field(default=512, ge=16)
     max_buffer_tokens: int = Field(default=32_768, ge=512)
 
 

@@ -1,4 +1,8 @@
-"""The usage ledger: one event for each call to an engine or provider, failed calls and retries included."""
+"""The usage ledger: one event for each call to a provider, failed calls and retries included.
+
+A buffer of texts given to a local engine is one call, whatever batches it computes it in; its failed batches and
+their repetitions are events of their own.
+"""
 
 from __future__ import annotations
 

@@ -8,8 +8,11 @@ dead letters when one record is bad.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -100,28 +103,50 @@ def usage_events(
     run_id: UUID | None,
     now: datetime,
 ) -> Iterator[UsageEvent]:
-    """The ledger's rows for one buffer: one for each call, failed ones too, and one for what cost nothing."""
-    answered_from_store = EngineCall(0, 0, 0, 0.0, 1, None)
-    for call in (*calls, answered_from_store) if reused else calls:
-        yield UsageEvent(
+    """The ledger's rows for one buffer.
+
+    A local engine computes a buffer in many small padded batches; those that went alike (same attempt, same error)
+    are one row, which says how many they were. What was taken from stored vectors is a row at no cost.
+    """
+    alike: dict[tuple[int, str | None], list[EngineCall]] = defaultdict(list)
+    for call in calls:
+        alike[call.attempt, call.error].append(call)
+    event = partial(
+        UsageEvent,
+        client=client,
+        run_id=run_id,
+        provider=engine.facts.provider,
+        operation="embed_documents",
+        model=engine.space.model,
+        space_id=engine.space.space_id,
+        tokens_reported=None,
+        occurred_at=now,
+    )
+    for (attempt, error), batches in sorted(alike.items(), key=lambda item: item[0][0]):
+        tokens, seconds = sum(call.tokens for call in batches), sum(call.seconds for call in batches)
+        yield event(
             event_id=uuid4(),
-            client=client,
-            run_id=run_id,
-            provider=engine.facts.provider,
-            operation="embed_documents",
-            model=engine.space.model,
-            space_id=engine.space.space_id,
-            inputs=call.inputs,
-            tokens=call.tokens,
-            tokens_reported=None,
-            cost_usd=cost_usd(call.tokens, engine.facts.price),
-            machine_seconds=call.seconds * engine.facts.threads,
-            latency_s=call.seconds,
-            occurred_at=now,
-            attempt=call.attempt,
-            reused=reused if call is answered_from_store else 0,
-            error_type=call.error,
-            metadata={"padded_tokens": call.padded_tokens},
+            inputs=sum(call.inputs for call in batches),
+            tokens=tokens,
+            cost_usd=cost_usd(tokens, engine.facts.price),
+            machine_seconds=seconds * engine.facts.threads,
+            latency_s=seconds,
+            attempt=attempt,
+            error_type=error,
+            metadata={
+                "batches": len(batches),
+                "padded_tokens": sum(call.padded_tokens for call in batches),
+            },
+        )
+    if reused:
+        yield event(
+            event_id=uuid4(),
+            inputs=0,
+            tokens=0,
+            cost_usd=Decimal(0),
+            machine_seconds=0.0,
+            latency_s=0.0,
+            reused=reused,
         )
 
 

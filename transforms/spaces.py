@@ -198,6 +198,12 @@ def build_vector_index(
     return True
 
 
+def analyze(connection: psycopg.Connection, space_id: str) -> None:
+    """Bring the planner's statistics up to date after a load; without them a first search scans."""
+    for table in (sql.Identifier("documents"), sql.Identifier("indexed_documents"), chunk_table(space_id)):
+        connection.execute(sql.SQL("ANALYZE {}").format(table))
+
+
 def _index_is_valid(connection: psycopg.Connection, index: str) -> bool:
     row = connection.execute(
         "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [index]

@@ -116,17 +116,24 @@ def test_documents_without_chunks_pass_through() -> None:
     assert (len(batch.documents), batch.chunks.num_rows, letters, calls, engine.seen) == (1, 0, [], (), [])
 
 
-def test_the_ledger_has_a_row_for_every_call_failed_ones_included() -> None:
+def test_the_ledger_counts_every_batch_and_keeps_failed_ones_apart() -> None:
     engine = FakeEngine()
     documents = [chunked("1", [[1, 2], [POISON], [3]])]
     _, _, calls = embed_documents(engine, documents, {}, max_batch_tokens=100)
     events = list(usage_events(engine, calls, 0, "acme", None, NOW))
-    assert len(events) == len(engine.seen) == len({event.event_id for event in events})
+    assert sum(event.metadata["batches"] for event in events) == len(engine.seen)
     assert sum(event.inputs for event in events) == sum(engine.seen)
-    assert sum(event.error_type is not None for event in events) == sum(
-        call.error is not None for call in calls
-    )
-    assert max(event.attempt for event in events) > 1
+    failed = [event for event in events if event.error_type is not None]
+    assert sum(event.metadata["batches"] for event in failed) == sum(call.error is not None for call in calls)
+    assert {event.attempt for event in failed} > {1}
+
+
+def test_a_buffer_that_went_well_is_one_row() -> None:
+    engine = FakeEngine()
+    documents = [chunked(str(n), [[n, n + 1]]) for n in range(50)]
+    _, _, calls = embed_documents(engine, documents, {}, max_batch_tokens=20)
+    (event,) = usage_events(engine, calls, 0, "acme", None, NOW)
+    assert (event.inputs, event.tokens, event.metadata["batches"]) == (50, 100, len(engine.seen))
 
 
 def test_reused_vectors_are_a_row_at_no_cost() -> None:
