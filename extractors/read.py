@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
 
 import apache_beam as beam
 
 from extractors import github, jira
-from extractors.base import Extractor
+from extractors.base import Extractor, Page
 from extractors.commits import commit_to_document
 from extractors.exports import ExportFiles
 from schemas.config import ExportSource, GitSource, SourceSettings
@@ -86,6 +88,34 @@ def to_document(record: SourceRecord, source: SourceSettings) -> Document:
             return commit_to_document(record)
         case Format.UNKNOWN:
             raise InvalidPayload("(record)", "a known format")
+
+
+def spool_pages(pages: Iterable[Page], spool: IO[bytes]) -> None:
+    """Write the pages of a slice for `ReadPages`.
+
+    Elements given to `beam.Create` are pickled into the graph and compressed, several times over: half of the time
+    of a run in which nothing changed.
+    """
+    for page in pages:
+        pickle.dump(page, spool, pickle.HIGHEST_PROTOCOL)
+    spool.flush()
+
+
+class ReadPages(beam.PTransform):  # type: ignore[misc]
+    """Pages that the driver spooled to a file of its own, which workers on the same machine can open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = str(path)
+
+    def expand(self, start: beam.Pipeline) -> beam.PCollection[Page]:
+        return start | beam.Create([self._path], reshuffle=False) | "Load" >> beam.FlatMap(_spooled_pages)
+
+
+def _spooled_pages(path: str) -> Iterator[Page]:
+    with Path(path).open("rb") as spool:
+        while spool.peek(1):
+            yield pickle.load(spool)  # noqa: S301 - the driver of this run wrote it, readable by its user alone
 
 
 class _ExtractFn(beam.DoFn):  # type: ignore[misc]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 import apache_beam as beam
 
-from extractors.base import Page
-from extractors.read import ExtractDocuments, extraction_settings
+from extractors.read import ExtractDocuments, ReadPages, extraction_settings
 from schemas.config import Chunking, Model, SourceSettings
 from schemas.ids import settings_digest
 from schemas.spaces import EmbeddingSpace
@@ -51,9 +50,9 @@ class IngestJob:
         )
 
 
-def build(pipeline: beam.Pipeline, pages: Sequence[Page], job: IngestJob) -> None:
-    """Wire the steps for some pages of one source. Steps are fused: nothing is shuffled between them."""
-    read = pipeline | "Read" >> beam.Create(pages, reshuffle=False)
+def build(pipeline: beam.Pipeline, spool: Path, job: IngestJob) -> None:
+    """Wire the steps for the pages of one slice. Steps are fused: nothing is shuffled between them."""
+    read = pipeline | "Read" >> ReadPages(spool)
     records = read | "Records" >> beam.Map(lambda page: page.records)
     gone = read | "Tombstones" >> beam.FlatMap(lambda page: page.tombstones)
     unreadable = read | "Unreadable" >> beam.FlatMap(lambda page: page.dead_letters)

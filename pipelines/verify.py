@@ -122,7 +122,9 @@ _NOT_INDEXED = """
 _NOT_NORMALISED = """
     SELECT count(*) FROM {table} WHERE client = %(client)s AND abs(vector_norm(embedding::vector) - 1) > %(tolerance)s
 """
-_WITHOUT_LENGTH = "SELECT count(*) FROM {table} WHERE client = %(client)s AND vector_norm(embedding::vector) = 0"
+_WITHOUT_LENGTH = (
+    "SELECT count(*) FROM {table} WHERE client = %(client)s AND vector_norm(embedding::vector) = 0"
+)
 
 
 def _count(connection: psycopg.Connection, query: str, space_id: str, client: str) -> int:

@@ -7,18 +7,20 @@ the slice it was in, finds what that slice had already stored "unchanged", and g
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
 
 from extractors.base import Cursor, Extractor, Page
-from extractors.read import build_extractor
+from extractors.read import build_extractor, spool_pages
 from pipelines.ingest import IngestJob, build
 from runners.direct import run_bounded
 from runners.progress_bar import RunProgress
@@ -184,7 +186,7 @@ def _run_source(
     bar.source(source.name, extractor.estimate(cursor))
     total: Counter[str] = Counter()
     for piece in cut(extractor.pages(cursor), limits):
-        counted, slice_tokens = run_bounded(partial(build, pages=piece.pages, job=job), pipeline_args)
+        counted, slice_tokens = _run_pages(piece.pages, job, pipeline_args)
         counts = accounted(piece.pages, counted)
         runs.commit_slice(
             connection,
@@ -200,6 +202,14 @@ def _run_source(
         total += counts
         tokens += slice_tokens
     return total
+
+
+def _run_pages(
+    pages: Sequence[Page], job: IngestJob, pipeline_args: Sequence[str] = ()
+) -> tuple[Counter[str], Counter[str]]:
+    with tempfile.NamedTemporaryFile(prefix="headrace-slice-") as spool:
+        spool_pages(pages, spool)
+        return run_bounded(partial(build, spool=Path(spool.name), job=job), pipeline_args)
 
 
 RETRY_PAGE = 200
@@ -235,7 +245,7 @@ def retry_dead_letters(
                 job = IngestJob(sources[name], client, run_id, store, space, config.model, config.chunking)
                 for start in range(0, len(records), RETRY_PAGE):
                     page = Page(records=tuple(records[start : start + RETRY_PAGE]))
-                    counted, _ = run_bounded(partial(build, pages=[page], job=job))
+                    counted, _ = _run_pages([page], job)
                     total += accounted([page], counted)
             resolve_superseded(connection, client)
     return total
