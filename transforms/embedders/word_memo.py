@@ -14,26 +14,32 @@ import numpy as np
 
 from transforms.embedders.base import TokenIds, Tokenizer
 
-MAX_WORDS = 100_000
-"""Forgotten all at once when there are more: memory stays under some 50 MB."""
-MAX_WORD_CHARS = 64
-"""Longer words (a line of base64) are not likely to come again."""
+MAX_CHARS = 2_000_000
+"""Of remembered words; all are forgotten at once when there are more, so that memory stays under some 60 MB."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-"""Characters that Python takes for white space, or that BERT's tokenizer removes, joining what they part."""
+_PIECES = re.compile(r"[!-/:-@\[-`{-~]|[^\s!-/:-@\[-`{-~]+")
+"""ASCII punctuation stands alone in BERT's tokenizer, so a new word is put together from pieces seen before:
+`Gate.java:42` from `Gate`, `.`, `java`, `:` and `42`."""
+
+_NOT_LOCAL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\[(?:PAD|UNK|CLS|SEP|MASK)\]")
+"""Control characters, which BERT's tokenizer removes, joining what they part (and some of which Python takes for
+white space), and the names of special tokens."""
 
 
 class WordMemo:
     """Token ids and counts of texts, by way of their words.
 
     Args:
-        tokenizer: asked for words not seen before, and for whole texts where words are not independent.
+        tokenizer: asked for pieces not seen before, and for whole texts where words are not independent.
+        max_chars: of words and pieces remembered.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_words: int = MAX_WORDS) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_chars: int = MAX_CHARS) -> None:
         self._tokenizer = tokenizer
-        self._max_words = max_words
-        self._ids: dict[str, list[int]] = {}
+        self._max_chars = max_chars
+        self._words: dict[str, list[int]] = {}
+        self._pieces: dict[str, list[int]] = {}
+        self._chars = 0
         bare, probe = (ids.tolist() for ids in tokenizer.encode(["", "a"]))
         before = next(place for place, token in enumerate([*probe, -1]) if bare[place : place + 1] != [token])
         self._before, self._after = bare[:before], bare[before:]
@@ -44,10 +50,12 @@ class WordMemo:
         return len(self._before) + len(self._after)
 
     def learn(self, text: str) -> None:
-        """Tokenize the new words of `text` in one call."""
-        if len(self._ids) > self._max_words:
-            self._ids.clear()
-        self._tokens_of([word for word in set(text.split()) if len(word) <= MAX_WORD_CHARS])
+        """Tokenize what is new in `text` in one call."""
+        if self._chars > self._max_chars:
+            self._words.clear()
+            self._pieces.clear()
+            self._chars = 0
+        self._tokens_of(list(set(text.split())))
 
     def count(self, text: str) -> int:
         """Tokens of `text`, special tokens not counted; near enough where words are not independent."""
@@ -60,7 +68,7 @@ class WordMemo:
         return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> TokenIds:
-        if _CONTROL.search(text):
+        if _NOT_LOCAL.search(text):
             return self._tokenizer.encode([text])[0]
         ids = list(self._before)
         for word in self._tokens_of(text.split()):
@@ -68,14 +76,20 @@ class WordMemo:
         return np.array(ids + self._after, dtype=np.int32)
 
     def _tokens_of(self, words: list[str]) -> list[list[int]]:
-        known = self._ids
+        known = self._words
         try:
             return [known[word] for word in words]
         except KeyError:
-            pass
-        new = [word for word in dict.fromkeys(words) if word not in known]
+            new = {word: _PIECES.findall(word) for word in words if word not in known}
+        self._tokenize([piece for pieces in new.values() for piece in pieces])
+        for word, pieces in new.items():
+            known[word] = [token for piece in pieces for token in self._pieces[piece]]
+            self._chars += len(word)
+        return [known[word] for word in words]
+
+    def _tokenize(self, pieces: list[str]) -> None:
+        new = [piece for piece in dict.fromkeys(pieces) if piece not in self._pieces]
         start, end = len(self._before), len(self._after)
-        found = [ids[start : len(ids) - end].tolist() for ids in self._tokenizer.encode(new)]
-        passing = dict(zip(new, found, strict=True))
-        known.update((word, ids) for word, ids in passing.items() if len(word) <= MAX_WORD_CHARS)
-        return [passing[word] if word in passing else known[word] for word in words]
+        for piece, ids in zip(new, self._tokenizer.encode(new), strict=True):
+            self._pieces[piece] = ids[start : len(ids) - end].tolist()
+            self._chars += len(piece)

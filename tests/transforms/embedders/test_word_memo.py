@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.embedders.base import TokenIds, Tokenizer
-from transforms.embedders.word_memo import MAX_WORD_CHARS, WordMemo
+from transforms.embedders.word_memo import WordMemo
 
 pieces = st.one_of(
     st.text(max_size=40),
@@ -53,20 +53,19 @@ class Counting:
         return self._tokenizer.count(texts)
 
 
-def test_a_word_is_tokenized_once(tokenizer: Tokenizer) -> None:
+def test_a_piece_is_tokenized_once_however_words_are_made_of_it(tokenizer: Tokenizer) -> None:
     counting = Counting(tokenizer)
     memo = WordMemo(counting)
-    memo.learn("the gate jams, the gate opens")
-    memo.encode(["the gate opens", "the gate jams,"])
-    assert sorted(counting.asked[2:]) == ["gate", "jams,", "opens", "the"]
+    memo.learn("the gate.open() jams, the gate opens")
+    memo.encode(["the gate (opens)", "gate.jams()"])
+    assert sorted(counting.asked[2:]) == ["(", ")", ",", ".", "gate", "jams", "open", "opens", "the"]
 
 
-def test_memory_is_bounded_in_words_and_in_their_length(tokenizer: Tokenizer) -> None:
-    memo = WordMemo(tokenizer, max_words=50)
+def test_memory_is_bounded_in_characters(tokenizer: Tokenizer) -> None:
+    memo = WordMemo(tokenizer, max_chars=1000)
     for start in range(0, 1000, 10):
-        memo.learn(" ".join(f"w{start + n}" for n in range(10)) + " " + "x" * (MAX_WORD_CHARS + 1 + start))
-    assert len(memo._ids) <= 61
-    assert max(map(len, memo._ids)) <= MAX_WORD_CHARS
+        memo.learn(" ".join(f"w{start + n}" for n in range(10)) + " " + "x" * start)
+    assert sum(map(len, [*memo._words, *memo._pieces])) <= 1000 + 2 * 1100
 
 
 @pytest.mark.parametrize("texts", [[], ["one two"]])
