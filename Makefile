@@ -26,7 +26,7 @@ install: .venv/.installed ## install headrace into .venv
 .PHONY: demo
 demo: .venv/.installed ## index this repository and a few tickets, then search them
 	@$(BIN)/headrace run --config demo.toml
-	@for query in "tickets lost after a restart" "why are vectors of two models never mixed" "who fixed the time zone bug in the Jira sync"; do \
+	@for query in "events are processed twice when a pod restarts" "summer time makes the daily sums wrong" "a damaged FAISS index mends itself"; do \
 		echo; echo "\$$ headrace search --config demo.toml \"$$query\""; \
 		$(BIN)/headrace search --config demo.toml --limit 3 "$$query" || exit $$?; \
 	done

@@ -125,7 +125,7 @@ def print_hits(console: Console, hits: Sequence[Hit]) -> None:
         snippet = " ".join(hit.text.split()).removeprefix(f"# {hit.title}").strip()
         if len(snippet) > SNIPPET_CHARS:
             snippet = snippet[:SNIPPET_CHARS].rsplit(" ", 1)[0] + " …"
-        console.print(Padding(Text(snippet, style="dim"), (0, 0, 0, 8)))
+        console.print(Padding(Text(snippet, style="dim"), (0, 0, 0, 8), expand=False))
 
 
 def _short(key: str) -> str:
