@@ -52,6 +52,7 @@ def test_only_one_module_of_the_extractors_knows_beam() -> None:
 
 @pytest.mark.parametrize("module", ["runners.cli", "pipelines.search"])
 def test_beam_and_torch_are_not_imported_for_a_search(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in ('apache_beam', 'torch', 'sentence_transformers') if m in sys.modules])"
+    heavy = ("apache_beam", "torch", "sentence_transformers")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
