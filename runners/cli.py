@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -78,7 +80,7 @@ def run(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, as_json: 
     from runners.slices import run as run_slices
 
     settings = load_config(config)
-    with run_progress(err, visible=err.is_terminal and not as_json) as bar:
+    with _interruptible(), run_progress(err, visible=err.is_terminal and not as_json) as bar:
         summary = run_slices(settings, bar, context.args)
     if as_json:
         _print_json(display.summary_as_dict(summary))
@@ -204,7 +206,7 @@ def dead_letters_retry(
     from runners.slices import retry_dead_letters
 
     settings = load_config(config)
-    with run_progress(err, visible=err.is_terminal and not as_json) as bar:
+    with _interruptible(), run_progress(err, visible=err.is_terminal and not as_json) as bar:
         counts = retry_dead_letters(settings, bar, client or settings.client, ids or None)
     _print_json(counts) if as_json else display.print_retry(out, counts)
 
@@ -264,6 +266,16 @@ def export(
     out.print(f"{rows:,} chunks written to {path}")
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a run between two transactions; say so, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("headrace: interrupted; what was stored is consistent, run again to go on", style="yellow")
+        raise typer.Exit(130) from None
+
+
 def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -273,15 +285,14 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # Beam says so at import wherever its Google Cloud extra is not installed.
     logging.getLogger().addFilter(lambda line: not line.getMessage().startswith("apitools not found"))
+    # It logs the traceback of a failing step, and raises it as well: one line of ours says it.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(standalone_mode=True)
     except PipelineError as error:
         err.print(f"headrace: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("headrace: interrupted; what was stored is consistent, run again to go on", style="yellow")
-        sys.exit(130)
 
 
 if __name__ == "__main__":
