@@ -16,7 +16,8 @@ from schemas.documents import SourceRecord, Version
 from schemas.ids import fingerprint
 from schemas.outcomes import Outcome
 from transforms import outcomes
-from transforms.postgres import Session, Store
+from transforms.postgres import Store
+from transforms.session_fn import SessionFn
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +130,11 @@ class SkipUnchanged(beam.PTransform):  # type: ignore[misc]
         return pages | "Compare" >> beam.ParDo(self._fn)
 
 
-class _SkipFn(beam.DoFn):  # type: ignore[misc]
+class _SkipFn(SessionFn):
     def __init__(self, store: Store, space_id: str, processing: bytes) -> None:
-        self._store = store
+        super().__init__(store)
         self._space_id = space_id
         self._processing = processing
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
 
     def process(self, page: Sequence[SourceRecord]) -> Iterator[SourceRecord]:
         if not page:

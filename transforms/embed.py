@@ -32,8 +32,9 @@ from transforms import progress
 from transforms.embedders.base import Engine
 from transforms.embedders.batching import EngineCall, embed_all
 from transforms.embedders.loading import load_engine
-from transforms.postgres import Session, Store
+from transforms.postgres import Store
 from transforms.reuse import StoredVectors, stored_vectors
+from transforms.session_fn import SessionFn
 
 MAX_BUFFER_DOCUMENTS = 2048
 """Documents without text have no tokens to count, so they are counted themselves."""
@@ -150,6 +151,10 @@ def usage_events(
         )
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class EmbedChunks(beam.PTransform):  # type: ignore[misc]
     """`PCollection[ChunkedDocument]` -> `batches`, `usage`, `dead_letters`.
 
@@ -167,10 +172,10 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
         store: Store,
         client: str,
         run_id: UUID | None,
-        clock: Callable[[], datetime] | None = None,
+        clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         super().__init__()
-        self._fn = _EmbedFn(model, store, client, run_id, clock or _utc_now)
+        self._fn = _EmbedFn(model, store, client, run_id, clock)
 
     def expand(self, documents: beam.PCollection[ChunkedDocument]) -> Any:
         return documents | "Embed" >> beam.ParDo(self._fn).with_outputs(
@@ -178,26 +183,19 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-class _EmbedFn(beam.DoFn):  # type: ignore[misc]
+class _EmbedFn(SessionFn):
     def __init__(
         self, model: Model, store: Store, client: str, run_id: UUID | None, clock: Callable[[], datetime]
     ) -> None:
+        super().__init__(store)
         self._model = model
-        self._store = store
         self._client = client
         self._run_id = run_id
         self._clock = clock
 
     def setup(self) -> None:
+        super().setup()
         self._engine = load_engine(self._model)
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
 
     def start_bundle(self) -> None:
         self._buffer: list[ChunkedDocument] = []

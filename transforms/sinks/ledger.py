@@ -13,8 +13,9 @@ from schemas.quality import QualityReport
 from schemas.usage import UsageEvent
 from transforms import outcomes
 from transforms.dead_letters import MAX_LETTER_BYTES, MAX_LETTERS, write_dead_letters
-from transforms.postgres import Session, Store
+from transforms.postgres import Store
 from transforms.quality_reports import write_quality
+from transforms.session_fn import SessionFn
 from transforms.usage import write_usage
 
 
@@ -29,16 +30,7 @@ class WriteUsage(beam.PTransform):  # type: ignore[misc]
         return events | "Write" >> beam.ParDo(_WriteUsageFn(self._store))
 
 
-class _WriteUsageFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
-
+class _WriteUsageFn(SessionFn):
     def process(self, event: UsageEvent) -> None:
         self._session.run(partial(write_usage, event=event))
 
@@ -54,18 +46,12 @@ class WriteQuality(beam.PTransform):  # type: ignore[misc]
         return reports | "Write" >> beam.ParDo(self._fn)
 
 
-class _WriteQualityFn(beam.DoFn):  # type: ignore[misc]
+class _WriteQualityFn(SessionFn):
     def __init__(self, store: Store, client: str, run_id: UUID | None, space_id: str) -> None:
-        self._store = store
+        super().__init__(store)
         self._client = client
         self._run_id = run_id
         self._space_id = space_id
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
 
     def process(self, report: QualityReport) -> None:
         self._session.run(
@@ -91,16 +77,7 @@ class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
         return letters | "Write" >> beam.ParDo(_WriteLettersFn(self._store))
 
 
-class _WriteLettersFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
-
+class _WriteLettersFn(SessionFn):
     def start_bundle(self) -> None:
         self._gathered: list[DeadLetter] = []
         self._bytes = 0

@@ -22,7 +22,8 @@ from schemas.ids import fingerprint
 from schemas.outcomes import Outcome
 from transforms import outcomes
 from transforms.dead_letters import resolve_dead_letters, write_dead_letters
-from transforms.postgres import Session, Store, is_about_values
+from transforms.postgres import Store, is_about_values
+from transforms.session_fn import SessionFn
 from transforms.sinks.chunk_rows import Incoming, replace_chunks
 from transforms.sinks.tombstones import apply_tombstones
 from transforms.spaces import vector_type_of
@@ -229,16 +230,10 @@ class WriteToPgvector(beam.PTransform):  # type: ignore[misc]
         return batches | "Write" >> beam.ParDo(self._fn)
 
 
-class _WriteFn(beam.DoFn):  # type: ignore[misc]
+class _WriteFn(SessionFn):
     def __init__(self, store: Store, processing: bytes) -> None:
-        self._store = store
+        super().__init__(store)
         self._processing = processing
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
 
     def process(self, batch: EmbeddedBatch) -> None:
         try:
@@ -267,16 +262,7 @@ class DeleteFromPgvector(beam.PTransform):  # type: ignore[misc]
         return tombstones | "Delete" >> beam.ParDo(_DeleteFn(self._store))
 
 
-class _DeleteFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def setup(self) -> None:
-        self._session = Session(self._store)
-
-    def teardown(self) -> None:
-        self._session.close()
-
+class _DeleteFn(SessionFn):
     def start_bundle(self) -> None:
         self._gathered: list[Tombstone] = []
 
