@@ -18,6 +18,7 @@ import typer
 
 from runners import display
 from schemas.config import Config, load_config
+from schemas.documents import Kind
 from schemas.errors import PipelineError
 
 EXIT_CODES = """
@@ -99,9 +100,7 @@ def search(
     index: Annotated[Index, typer.Option(help="Where vectors are searched.")] = Index.PGVECTOR,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Documents to show.")] = 10,
     source: Annotated[str | None, typer.Option(help="Only this configured source.")] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="Only issue, pull, comment, review, review_comment or commit.")
-    ] = None,
+    kind: Annotated[Kind | None, typer.Option(help="Only this kind of document.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this Jira project or repository.")] = None,
     since: Annotated[datetime | None, typer.Option(help="Only documents updated at or after (UTC).")] = None,
     until: Annotated[datetime | None, typer.Option(help="Only documents updated before (UTC).")] = None,
@@ -114,7 +113,7 @@ def search(
     settings = load_config(config)
     filters = SearchFilters(
         source=source,
-        kind=kind,
+        kind=kind.value if kind else None,
         project=project,
         since=since.replace(tzinfo=UTC) if since else None,
         until=until.replace(tzinfo=UTC) if until else None,

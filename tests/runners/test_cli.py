@@ -107,6 +107,26 @@ def test_a_run_then_a_search_then_every_look_at_it(
         assert headrace(command, "-c", config)[0] == 0
 
 
+def test_beam_options_follow_two_dashes(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    write_export(tmp_path / "a.jsonl", [issue(1)])
+    config = write_config(EXPORT)
+    code, out, _ = headrace("run", "-c", config, "--json", "--", "--direct_runner_bundle_repeat=1")
+    assert (code, json.loads(out)["total"]["read"]) == (0, 1)
+    assert headrace("run", "-c", config, "--no-such-option")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--kind", "email"), ("--mode", "psychic"), ("--limit", "0"), ("--since", "soon")]
+)
+def test_a_search_option_that_means_nothing_is_refused(
+    wrong: tuple[str, str], headrace: Headrace, write_config: Callable[[str], Path]
+) -> None:
+    code, _, err = headrace("search", "gate", "-c", write_config(""), *wrong)
+    assert (code, wrong[0] in err) == (2, True)
+
+
 def test_verify_fails_when_the_index_lost_a_row(
     headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path, database: Store
 ) -> None:
