@@ -48,7 +48,9 @@ class RunProgress:
         chunks, tokens = now.chunks - before.chunks, now.tokens - before.tokens
         rate = chunks / max(time.monotonic() - self._started, 1e-3)
         if documents or chunks:
-            work = f"{documents:,} documents  {chunks:,} chunks  {rate:,.0f} embeddings/s  {tokens:,} tokens"
+            total = self._display.tasks[self._task].total
+            read = f"{documents:,} of {total:,.0f}" if total else f"{documents:,}"
+            work = f"{read} documents  {chunks:,} chunks  {rate:,.0f} embeddings/s  {tokens:,} tokens"
             self._display.update(self._task, completed=documents, work=work)
 
 
