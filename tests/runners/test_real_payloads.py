@@ -6,18 +6,16 @@ is lost on its way, which takes minutes less without the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from benchmarks.stand_in import no_model
 from runners.slices import RunSummary
 from schemas.config import Config, ExportSource
 from schemas.outcomes import Outcome
 from tests.runners.world import run_quietly
-from transforms.embedders.base import TokenIds, Vectors
-from transforms.embedders.onnx import OnnxEngine
 from transforms.postgres import Store
 
 pytestmark = pytest.mark.slow
@@ -32,29 +30,18 @@ FILES = {
 RECORDS_AT_LEAST = {"git": 17_503, "github": 14_000, "jira": 217, "jira-agile": 33, "jira-flat": 5404}
 
 
-def stand_in(engine: OnnxEngine, batch: Sequence[TokenIds]) -> Vectors:
-    """Unit vectors that depend on the tokens."""
-    vectors = np.zeros((len(batch), engine.space.dimensions), np.float32)
-    for row, ids in enumerate(batch):
-        np.add.at(
-            vectors[row], ids % engine.space.dimensions, 1.0 + np.arange(len(ids), dtype=np.float32) / 64
-        )
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 @pytest.fixture
 def run_with_stand_in(
-    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., RunSummary]:
+    make_config: Callable[..., Config],
+) -> Iterator[Callable[..., RunSummary]]:
     """Runs some files with the stand-in for the model."""
-    monkeypatch.setattr(OnnxEngine, "run", stand_in)
-    monkeypatch.setattr("transforms.embedders.loading.check_canary", lambda engine, tokenizer: 1.0)
 
     def run(name: str, paths: Sequence[str]) -> RunSummary:
         source = ExportSource(type="export", name=name, paths=tuple(paths))
         return run_quietly(make_config().model_copy(update={"sources": (source,)}))
 
-    return run
+    with no_model():
+        yield run
 
 
 @pytest.mark.parametrize("name", FILES)
