@@ -127,7 +127,8 @@ def _scores(connection: psycopg.Connection, config: Config, judged: Judged, k: i
         for query, vector in zip(queries, vectors, strict=True):
             started = time.perf_counter()
             with connection.transaction():
-                hits = find(connection, scope, judged.texts[query], vector, None, mode, k + 1)
+                asked = None if mode == "text" else vector
+                hits = find(connection, scope, judged.texts[query], asked, None, mode, k + 1)
             seconds.append(time.perf_counter() - started)
             ranking = [hit.key for hit in hits if hit.key != query]
             gains.append(ndcg(ranking, judged.relevant[query], k))
