@@ -117,6 +117,8 @@ def main() -> int:
     print(json.dumps(result, indent=2))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.no_model:
+        return 0
     good = (
         found["overhead_share"] <= WANTED_OVERHEAD
         and found["unchanged_documents_per_s"] >= WANTED_UNCHANGED_PER_S
