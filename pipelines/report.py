@@ -9,24 +9,15 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from schemas.config import Config
-from transforms.dead_letters import list_dead_letters
+from transforms.dead_letters import count_open, list_dead_letters
 from transforms.postgres import open_store
 from transforms.quality_reports import run_reports
-from transforms.runs import counts_of_run, last_run
+from transforms.runs import counts_of_run, last_run, totals
 from transforms.sinks.parquet import export_parquet
 from transforms.spaces import space_of_client
 from transforms.usage import daily_usage
 
 Row = dict[str, Any]
-
-_DOCUMENTS = """
-SELECT d.source, d.kind, count(*) FILTER (WHERE d.deleted_at IS NULL) AS documents,
-       coalesce(sum(i.chunks), 0)::bigint AS chunks, coalesce(sum(i.tokens_truncated), 0)::bigint AS tokens_truncated,
-       count(*) FILTER (WHERE d.deleted_at IS NOT NULL) AS deleted,
-       max(d.updated_at) FILTER (WHERE d.deleted_at IS NULL) AS newest_change
-FROM documents AS d LEFT JOIN indexed_documents AS i ON i.document_id = d.document_id AND i.space_id = %s
-WHERE d.client = %s GROUP BY d.source, d.kind ORDER BY d.source, d.kind
-"""
 
 _CURSORS = """
 SELECT source, updated_at AS last_read FROM source_cursors WHERE client = %s AND space_id = %s ORDER BY source
@@ -45,7 +36,7 @@ def read_status(config: Config, client: str) -> dict[str, Any]:
         return {
             "client": client,
             "space": {"space_id": space.space_id, "model": space.model, "precision": space.precision},
-            "documents": cursor.execute(_DOCUMENTS, [space.space_id, client]).fetchall(),
+            "documents": [dataclasses.asdict(row) for row in totals(connection, client, space.space_id)],
             "sources": cursor.execute(_CURSORS, [client, space.space_id]).fetchall(),
             "last_run": dataclasses.asdict(run) if run else {},
             "last_run_outcomes": [
@@ -54,7 +45,7 @@ def read_status(config: Config, client: str) -> dict[str, Any]:
             ]
             if run
             else [],
-            "open_dead_letters": len(list_dead_letters(connection, client, limit=1_000_000)),
+            "open_dead_letters": count_open(connection, client),
         }
 
 

@@ -12,7 +12,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -35,7 +34,7 @@ from transforms.dead_letters import load_for_retry, resolve_superseded
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
 from transforms.postgres import open_store
-from transforms.quality_reports import last_row_id, summarise_run
+from transforms.quality_reports import summarise_run
 from transforms.sinks.faiss_index import IndexReport, update_index
 from transforms.spaces import analyze, build_vector_index, register_space
 from transforms.usage import RunUsage, usage_of_run
@@ -76,10 +75,6 @@ class RunSummary:
     def totals(self) -> Counter[str]:
         """Outcome -> records over all sources."""
         return sum(self.outcomes.values(), Counter())
-
-    @property
-    def cost_usd(self) -> Decimal:
-        return self.usage.cost_usd
 
 
 def cut(pages: Iterable[Page], limits: Slices) -> Iterator[Slice]:
@@ -135,7 +130,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
         with runs.started(connection, config.client, space.space_id) as run_id:
             outcomes: dict[str, Counter[str]] = {}
             tokens: Counter[str] = Counter()
-            before = last_row_id(connection)
+            first_row_id = runs.next_row_id(connection)
             for source, extractor in zip(config.sources, extractors, strict=True):
                 job = IngestJob(
                     source,
@@ -157,7 +152,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
             for client in clients:
                 bar.step("FAISS index")
                 indexes[client] = update_index(connection, config.data_dir, space, client, config.faiss)
-            quality = summarise_run(connection, config.client, run_id, space.space_id, before)
+            quality = summarise_run(connection, config.client, run_id, space.space_id, first_row_id)
             usage = usage_of_run(connection, run_id)
     return RunSummary(
         run_id=run_id,

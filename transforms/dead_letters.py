@@ -132,6 +132,14 @@ def resolve_superseded(connection: psycopg.Connection, client: str) -> None:
     )
 
 
+def count_open(connection: psycopg.Connection, client: str) -> int:
+    """How many letters of a client wait to be retried."""
+    row = connection.execute(
+        "SELECT count(*) FROM dead_letters WHERE client = %s AND resolved_at IS NULL", [client]
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
 def list_dead_letters(
     connection: psycopg.Connection, client: str, *, resolved: bool = False, limit: int = 100
 ) -> list[StoredLetter]:

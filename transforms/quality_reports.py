@@ -47,12 +47,12 @@ def write_quality(
 
 
 def summarise_run(
-    connection: psycopg.Connection, client: str, run_id: UUID, space_id: str, after_row_id: int
+    connection: psycopg.Connection, client: str, run_id: UUID, space_id: str, first_row_id: int
 ) -> QualityReport:
     """Store and return the report of a run: the sum of its batches, with duplicates counted over all of its rows.
 
     Args:
-        after_row_id: the last row id given out before the run, from `last_row_id`.
+        first_row_id: `runs.next_row_id` from before the run.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(
@@ -65,21 +65,13 @@ def summarise_run(
         counted = connection.execute(
             sql.SQL(
                 "SELECT coalesce(sum(texts - 1), 0)::bigint FROM (SELECT count(DISTINCT text_hash) AS texts FROM {}"
-                " WHERE row_id > %s GROUP BY md5(embedding::text)) AS vectors"
+                " WHERE row_id >= %s GROUP BY md5(embedding::text)) AS vectors"
             ).format(chunk_table(space_id)),
-            [after_row_id],
+            [first_row_id],
         ).fetchone()
         report = dataclasses.replace(report, duplicates=counted[0] if counted else 0)
     write_quality(connection, report, client, run_id, space_id, "run")
     return report
-
-
-def last_row_id(connection: psycopg.Connection) -> int:
-    """The highest row id given to a chunk so far; 0 when there was none."""
-    row = connection.execute(
-        "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM chunk_row_ids"
-    ).fetchone()
-    return int(row[0]) if row else 0
 
 
 def run_reports(connection: psycopg.Connection, client: str, runs: int) -> list[dict[str, Any]]:

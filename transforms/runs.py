@@ -199,24 +199,30 @@ class SourceTotals:
     """What is stored of one source.
 
     Args:
-        newest_at: newest source time among its documents.
+        chunks: in the space that was asked for, as is `tokens_truncated`.
+        newest_change: newest source time among its documents.
     """
 
     source: str
     kind: str
     documents: int
+    chunks: int
+    tokens_truncated: int
     deleted: int
-    newest_at: datetime | None
+    newest_change: datetime | None
 
 
-def totals(connection: psycopg.Connection, client: str) -> list[SourceTotals]:
+def totals(connection: psycopg.Connection, client: str, space_id: str) -> list[SourceTotals]:
     """What is stored for a client, by source and kind."""
     with connection.cursor(row_factory=class_row(SourceTotals)) as cursor:
         return cursor.execute(
-            "SELECT source, kind, count(*) FILTER (WHERE deleted_at IS NULL) AS documents,"
-            " count(deleted_at) AS deleted, max(updated_at) FILTER (WHERE deleted_at IS NULL) AS newest_at"
-            " FROM documents WHERE client = %s GROUP BY source, kind ORDER BY source, kind",
-            [client],
+            "SELECT d.source, d.kind, count(*) FILTER (WHERE d.deleted_at IS NULL) AS documents,"
+            " coalesce(sum(i.chunks), 0)::bigint AS chunks,"
+            " coalesce(sum(i.tokens_truncated), 0)::bigint AS tokens_truncated, count(d.deleted_at) AS deleted,"
+            " max(d.updated_at) FILTER (WHERE d.deleted_at IS NULL) AS newest_change FROM documents AS d"
+            " LEFT JOIN indexed_documents AS i ON i.document_id = d.document_id AND i.space_id = %s"
+            " WHERE d.client = %s GROUP BY d.source, d.kind ORDER BY d.source, d.kind",
+            [space_id, client],
         ).fetchall()
 
 

@@ -116,5 +116,5 @@ def test_totals_count_what_lives_and_what_is_gone(connection: psycopg.Connection
         " payload_digest, deleted_at) SELECT gen_random_uuid(), 'acme', 'jira', 'issue', n::text, now(), now(), '',"
         " CASE WHEN n = 1 THEN now() END FROM generate_series(1, 3) AS n"
     )
-    (row,) = runs.totals(connection, "acme")
+    (row,) = runs.totals(connection, "acme", SPACE_ID)
     assert (row.source, row.kind, row.documents, row.deleted) == ("jira", "issue", 2, 1)

@@ -15,7 +15,7 @@ import numpy as np
 from transforms.embedders.base import TokenIds, Tokenizer
 
 MAX_CHARS = 2_000_000
-"""Of remembered words; all are forgotten at once when there are more, so that memory stays under some 60 MB."""
+"""Of remembered words; all are forgotten at once when there are more, so that memory stays about 30 MiB."""
 
 _PIECES = re.compile(r"[!-/:-@\[-`{-~]|[^\s!-/:-@\[-`{-~]+")
 """ASCII punctuation stands alone in BERT's tokenizer, so a new word is put together from pieces seen before:
