@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from schemas.errors import BadConfig, MissingFile
+from schemas.spaces import Precision
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -69,17 +70,27 @@ class Model(Section):
     """The embedding model.
 
     Args:
-        name: of a model in the registry (`headrace models` lists them).
-        folder: a local copy, checked against the pinned digests; None looks in the usual places.
+        name: of a model in the registry (`headrace models` lists them), or of any other in sentence-transformers'
+            layout, in `folder` or on the Hugging Face hub.
+        folder: a local copy, checked against the pinned digests where there are any; None looks in the usual places.
+        precision: `exact` stays within a thousandth of fp32; `fast` may differ as long as retrieval does not.
+        engine: None takes the fastest for this precision on this machine.
+        dimensions: of a vector, fewer than the model's own only for models trained for it (Matryoshka).
+        max_tokens: of one input, special tokens included; None takes the model's own limit.
         threads: of the engine; None takes the cores this process may use.
-        max_batch_tokens: padded tokens of one call into the engine (rows times longest row).
+        max_batch_tokens: padded tokens of one call into the engine (rows times longest row); None takes the
+            engine's own.
         max_buffer_tokens: tokens gathered before a buffer is sorted by length and embedded.
     """
 
     name: str = DEFAULT_MODEL
     folder: Path | None = None
+    precision: Precision = "exact"
+    engine: Literal["onnx", "openvino", "torch"] | None = None
+    dimensions: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=16)
     threads: int | None = Field(default=None, ge=1)
-    max_batch_tokens: int = Field(default=512, ge=16)
+    max_batch_tokens: int | None = Field(default=None, ge=16)
     max_buffer_tokens: int = Field(default=32_768, ge=512)
 
 

@@ -65,7 +65,10 @@ def pack_batch(
 
 
 def embed_documents(
-    engine: Engine, documents: Sequence[ChunkedDocument], known: StoredVectors, max_batch_tokens: int
+    engine: Engine,
+    documents: Sequence[ChunkedDocument],
+    known: StoredVectors,
+    max_batch_tokens: int | None,
 ) -> tuple[EmbeddedBatch, list[DeadLetter], tuple[EngineCall, ...]]:
     """Embed the chunks of some documents, taking from `known` what is there.
 
@@ -124,7 +127,9 @@ def usage_events(
         occurred_at=now,
     )
     for (attempt, error), batches in sorted(alike.items(), key=lambda item: item[0][0]):
-        tokens, seconds = sum(call.tokens for call in batches), sum(call.seconds for call in batches)
+        tokens = sum(call.tokens for call in batches)
+        # Calls of several streams run side by side, each on its share of the threads.
+        seconds = sum(call.seconds for call in batches) / engine.facts.streams
         yield event(
             event_id=uuid4(),
             inputs=sum(call.inputs for call in batches),

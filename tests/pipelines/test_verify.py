@@ -22,7 +22,7 @@ from transforms.sinks.faiss_files import current_build, index_folder
 from transforms.sinks.faiss_index import update_index
 from transforms.spaces import chunk_table, register_space
 
-SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "fp32", "mean", True, 4, 64)
+SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "exact", "mean", True, 4, 64)
 TABLE = chunk_table(SPACE.space_id)
 
 

@@ -36,7 +36,7 @@ from transforms.postgres import Store
 from transforms.sinks.pgvector import apply_tombstones, write_batch
 from transforms.spaces import register_space
 
-SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "fp32", "mean", True, dimensions=4, max_tokens=64)
+SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "exact", "mean", True, dimensions=4, max_tokens=64)
 PROCESSING = b"p" * 16
 DAY_0 = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -21,7 +21,7 @@ from transforms.embed import embed_documents, usage_events
 from transforms.embedders.base import EngineFacts, TokenIds, Vectors
 from transforms.quality import batch_vectors
 
-SPACE = EmbeddingSpace("fake", "0" * 64, "fp32", "mean", True, dimensions=3, max_tokens=64)
+SPACE = EmbeddingSpace("fake", "0" * 64, "exact", "mean", True, dimensions=3, max_tokens=64)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POISON = 666
 
@@ -37,7 +37,9 @@ class FakeEngine:
     """Fails on a batch with `POISON` in it."""
 
     space: EmbeddingSpace = SPACE
-    facts: EngineFacts = field(default_factory=lambda: EngineFacts("local", "fake", "1", 2, LOCAL))
+    facts: EngineFacts = field(
+        default_factory=lambda: EngineFacts("local", "fake", "1", "fp32", 2, 1, 512, LOCAL)
+    )
     seen: list[int] = field(default_factory=list)
 
     def run(self, batch: Sequence[TokenIds]) -> Vectors:

@@ -15,7 +15,7 @@ from schemas.spaces import EmbeddingSpace
 from transforms.embed import pack_batch
 from transforms.quality import batch_vectors, check_batch, inspect_vectors
 
-SPACE = EmbeddingSpace("test", "0" * 64, "fp32", "mean", True, dimensions=4, max_tokens=16)
+SPACE = EmbeddingSpace("test", "0" * 64, "exact", "mean", True, dimensions=4, max_tokens=16)
 
 
 def unit(*values: float) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_merged_reports_say_what_one_report_over_all_would_have_said(sizes: list
     generator = np.random.default_rng(sum(sizes))
     parts = [generator.normal(size=(size, 4)).astype(np.float32) for size in sizes]
     names = [str(n).encode() for n in range(sum(sizes))]
-    space = EmbeddingSpace("t", "0", "fp32", "mean", False, 4, 16)
+    space = EmbeddingSpace("t", "0", "exact", "mean", False, 4, 16)
     whole, _ = inspect_vectors(np.concatenate(parts), names, space)
     merged = merge_reports([inspect_vectors(part, names, space)[0] for part in parts])
     assert merged.vectors == whole.vectors

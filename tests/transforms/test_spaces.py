@@ -20,7 +20,7 @@ from transforms.spaces import (
     vector_type_of,
 )
 
-SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "fp32", "mean", True, dimensions=4, max_tokens=64)
+SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "exact", "mean", True, dimensions=4, max_tokens=64)
 OTHER = replace(SPACE, model="tests/other", dimensions=8)
 
 

@@ -22,20 +22,26 @@ class EngineFacts:
 
     Args:
         provider: `local`, or the name of a paid one.
-        engine: `onnx`, ...
+        engine: `onnx`, `openvino`, `torch`, ...
         version: of the library that runs it.
-        threads: it computes with; 0 for remote.
+        arithmetic: of its matrix products: `fp32`, `bf16`, `int8`, ...; empty for remote.
+        threads: it computes with, over all streams; 0 for remote.
+        streams: calls that are worth making at once, each from a thread of its own.
+        max_batch_tokens: padded tokens of one call at which it is fastest.
     """
 
     provider: str
     engine: str
     version: str
+    arithmetic: str
     threads: int
+    streams: int
+    max_batch_tokens: int
     price: Price
 
 
 class Engine(Protocol):
-    """Turns token ids into vectors of one space."""
+    """Turns token ids into vectors of one space. `run` may be called from several threads at once."""
 
     space: EmbeddingSpace
     facts: EngineFacts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +76,7 @@ class EmbedResult:
 
     @property
     def engine_seconds(self) -> float:
-        """Wall time in the engine."""
+        """Time in the engine, summed over calls, which may overlap."""
         return sum(call.seconds for call in self.log)
 
 
@@ -107,41 +109,92 @@ def padding_ratio(lengths: Sequence[int] | npt.NDArray[np.integer], batches: Seq
     return 1.0 - sum(int(tokens[batch].sum()) for batch in batches) / computed if computed else 0.0
 
 
-def embed_all(engine: Engine, token_ids: Sequence[TokenIds], max_batch_tokens: int) -> EmbedResult:
+def embed_all(
+    engine: Engine,
+    token_ids: Sequence[TokenIds],
+    max_batch_tokens: int | None = None,
+    in_fp32: Callable[[], Engine] | None = None,
+) -> EmbedResult:
     """Run every input through `engine`: equal inputs once, in planned batches, results in the order given.
 
-    A batch the engine fails on is halved until the bad input is alone; that one fails, the others do not. A
-    vector that is not finite is computed once more alone before it counts as failed.
+    As many batches run at once as the engine has streams. A batch the engine fails on is halved until the bad input
+    is alone; that one fails, the others do not. A vector that is not finite is computed once more alone, then by
+    `in_fp32`, before it counts as failed.
+
+    Args:
+        max_batch_tokens: padded tokens of a batch; None takes the engine's own.
+        in_fp32: gives an engine of the same space and higher precision; asked only when there is need.
     """
     unique, inverse = _distinct(token_ids)
     vectors = np.zeros((len(unique), engine.space.dimensions), dtype=np.float32)
     failed: dict[int, str] = {}
     log: list[EngineCall] = []
-    # A stack of (inputs, attempt); the planned batches come off in order, halves right after their whole.
-    pending = [(batch, 1) for batch in plan_batches([len(ids) for ids in unique], max_batch_tokens)][::-1]
-    while pending:
-        rows, attempt = pending.pop()
-        answer, call = _call(engine, [unique[row] for row in rows], attempt)
+    lengths = [len(ids) for ids in unique]
+    batches = plan_batches(lengths, max_batch_tokens or engine.facts.max_batch_tokens)
+    # The planned batches come off in order, halves right after their whole.
+    pending = deque((batch, 1) for batch in batches)
+    for rows, attempt, answer, call in _answers(engine, unique, pending):
         log.append(call)
         if isinstance(answer, EngineFailed):
             if len(rows) == 1:
                 failed[int(rows[0])] = str(answer)
             else:
                 middle = len(rows) // 2
-                pending += [(rows[middle:], attempt + 1), (rows[:middle], attempt + 1)]
+                pending.extendleft([(rows[middle:], attempt + 1), (rows[:middle], attempt + 1)])
             continue
         finite = np.isfinite(answer).all(axis=1)
         vectors[rows[finite]] = answer[finite]
         for row in rows[~finite]:
-            if attempt > 1 and len(rows) == 1:
-                failed[int(row)] = "the engine gave a vector with NaN or infinity, alone as well"
+            if attempt == 1 or len(rows) > 1:
+                pending.appendleft((np.array([row], dtype=np.intp), attempt + 1))
+                continue
+            better, more = _in_fp32(in_fp32, unique[row], attempt + 1)
+            log += more
+            if better is None:
+                failed[int(row)] = "the engine gave a vector with NaN or infinity, alone and in fp32 as well"
             else:
-                pending.append((np.array([row], dtype=np.intp), attempt + 1))
+                vectors[row] = better
     return EmbedResult(
         vectors[inverse],
         {row: failed[int(source)] for row, source in enumerate(inverse) if int(source) in failed},
         tuple(log),
     )
+
+
+Answer = tuple[Indices, int, Vectors | EngineFailed, EngineCall]
+
+
+def _answers(
+    engine: Engine, inputs: Sequence[TokenIds], pending: deque[tuple[Indices, int]]
+) -> Iterator[Answer]:
+    """Work off `pending`, to which the caller may add while it goes, in as many threads as the engine has streams."""
+
+    def call(rows: Indices, attempt: int) -> Answer:
+        return rows, attempt, *_call(engine, [inputs[row] for row in rows], attempt)
+
+    if engine.facts.streams == 1:
+        while pending:
+            yield call(*pending.popleft())
+        return
+    with ThreadPoolExecutor(engine.facts.streams, "engine") as streams:
+        running: set[Future[Answer]] = set()
+        while pending or running:
+            while pending and len(running) < engine.facts.streams:
+                running.add(streams.submit(call, *pending.popleft()))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+
+
+def _in_fp32(
+    in_fp32: Callable[[], Engine] | None, ids: TokenIds, attempt: int
+) -> tuple[Vectors | None, list[EngineCall]]:
+    """The vector of one input by the higher precision, None if that does not give one either."""
+    if in_fp32 is None:
+        return None, []
+    answer, call = _call(in_fp32(), [ids], attempt)
+    good = not isinstance(answer, EngineFailed) and bool(np.isfinite(answer).all())
+    return answer[0] if good else None, [call]  # type: ignore[index]
 
 
 def _distinct(token_ids: Sequence[TokenIds]) -> tuple[list[TokenIds], Indices]:

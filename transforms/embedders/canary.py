@@ -11,13 +11,12 @@ import numpy.typing as npt
 import orjson
 
 from schemas.errors import CanaryMismatch
+from schemas.spaces import Precision
 from transforms.embedders.base import Engine, Tokenizer, Vectors
 from transforms.embedders.batching import embed_all
 from transforms.embedders.tokenizer import cut
 
-LOWEST_COSINE = {"fp32": 0.9999}
-
-_BATCH_TOKENS = 512
+LOWEST_COSINE: dict[Precision, float] = {"exact": 0.999, "fast": 0.95}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def check_canary(engine: Engine, tokenizer: Tokenizer) -> float:
     space = engine.space
     known = read_canaries(space.model)
     inputs = [cut(ids, space.max_tokens) for ids in tokenizer.encode(known.texts)]
-    result = embed_all(engine, inputs, _BATCH_TOKENS)
+    result = embed_all(engine, inputs)
     if result.failed:
         raise CanaryMismatch(
             f"{space.model} on {engine.facts.engine} {engine.facts.version} cannot embed its canaries: "

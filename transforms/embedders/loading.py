@@ -7,17 +7,19 @@ import threading
 from pathlib import Path
 
 from schemas.config import Model
+from schemas.errors import BadConfig
+from schemas.spaces import EmbeddingSpace
 from transforms.embedders.base import Engine, Tokenizer
 from transforms.embedders.canary import check_canary
-from transforms.embedders.cores import available_cores
+from transforms.embedders.choice import EngineChoice, choose_engine
+from transforms.embedders.encoder import Encoder, read_encoder
 from transforms.embedders.models import default_cache_dir, locate_model, space_of, spec_of
-from transforms.embedders.onnx import OnnxEngine
 from transforms.embedders.tokenizer import ModelTokenizer
 
 _lock = threading.RLock()
 _folders: dict[tuple[str, Path | None, Path], Path] = {}
 _tokenizers: dict[Path, ModelTokenizer] = {}
-_engines: dict[tuple[Path, int], OnnxEngine] = {}
+_engines: dict[tuple[Path, EmbeddingSpace, EngineChoice], Engine] = {}
 
 
 def load_tokenizer(model: Model) -> Tokenizer:
@@ -35,20 +37,54 @@ def load_engine(model: Model) -> Engine:
 
     Raises:
         UnknownName, DigestMismatch, ModelNotFound: as `locate_model`.
+        BadConfig: the model's files do not fit each other or the configuration.
         CanaryMismatch: it does not give the known vectors of its space.
     """
     with _lock:
-        folder = _folder(model)
-        threads = model.threads or available_cores()
-        engine = _engines.get((folder, threads))
-        if engine is None:
-            spec = spec_of(model)
-            engine = OnnxEngine(
-                folder / spec.weights.name, folder / spec.config.name, space_of(model), threads
-            )
-            check_canary(engine, _tokenizer(model))
-            _engines[folder, threads] = engine
-        return engine
+        return _engine(model, choose_engine(model))
+
+
+def load_fp32_engine(model: Model) -> Engine:
+    """The configured model in fp32, for inputs that a faster arithmetic cannot embed; of the same space.
+
+    Raises:
+        As `load_engine`.
+    """
+    with _lock:
+        return _engine(model, choose_engine(model.model_copy(update={"engine": "onnx"})))
+
+
+def _engine(model: Model, choice: EngineChoice) -> Engine:
+    folder, space = _folder(model), space_of(model)
+    key = (folder, space, choice)
+    engine = _engines.get(key)
+    if engine is None:
+        engine = _build(model, folder, space, choice)
+        check_canary(engine, _tokenizer(model))
+        _engines[key] = engine
+    return engine
+
+
+def _build(model: Model, folder: Path, space: EmbeddingSpace, choice: EngineChoice) -> Engine:
+    encoder = _encoder(model, folder, space)
+    from transforms.embedders.onnx import OnnxEngine
+    from transforms.embedders.onnx_graph import build_graph
+
+    return OnnxEngine(build_graph(encoder, space.pooling, space.normalize), space, choice.threads)
+
+
+def _encoder(model: Model, folder: Path, space: EmbeddingSpace) -> Encoder:
+    """The weights, checked against what the space promises."""
+    spec = spec_of(model)
+    config = folder / spec.config.name
+    encoder = read_encoder(folder / spec.weights.name, config)
+    shape = encoder.shape
+    if shape.hidden != space.dimensions or shape.max_positions < space.max_tokens:
+        raise BadConfig(
+            f"{config}: {shape.hidden} dimensions and {shape.max_positions} positions, the space of "
+            f"{space.model} expects {space.dimensions} and at least {space.max_tokens}"
+        )
+    return encoder
 
 
 def _tokenizer(model: Model) -> ModelTokenizer:

@@ -111,7 +111,7 @@ def space_of(model: Model) -> EmbeddingSpace:
     return EmbeddingSpace(
         model=spec.name,
         weights_sha256=spec.weights.sha256,
-        precision="fp32",
+        precision=model.precision,
         pooling=spec.pooling,
         normalize=spec.normalize,
         dimensions=spec.dimensions,

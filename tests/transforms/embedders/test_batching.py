@@ -25,8 +25,8 @@ class Counting:
     def __init__(
         self, fails_on: int | None = None, nan_on: int | None = None, nan_alone: bool = True
     ) -> None:
-        self.space = EmbeddingSpace("counting", "0" * 64, "fp32", "mean", False, 2, 256)
-        self.facts = EngineFacts("local", "counting", "1", 1, LOCAL)
+        self.space = EmbeddingSpace("counting", "0" * 64, "exact", "mean", False, 2, 256)
+        self.facts = EngineFacts("local", "counting", "1", "fp32", 1, 1, 512, LOCAL)
         self.fails_on, self.nan_on, self.nan_alone = fails_on, nan_on, nan_alone
         self.batches: list[list[TokenIds]] = []
 

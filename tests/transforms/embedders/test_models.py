@@ -45,7 +45,7 @@ def linked(model_folder: Path, folder: Path) -> Path:
 
 def test_the_space_is_known_without_loading_anything() -> None:
     space = space_of(Model())
-    assert (space.dimensions, space.max_tokens, space.precision) == (384, 256, "fp32")
+    assert (space.dimensions, space.max_tokens, space.precision) == (384, 256, "exact")
     assert space.weights_sha256.startswith("53aa5117")
     assert space == space_of(Model(threads=1, max_batch_tokens=64)), "settings of speed do not move vectors"
 

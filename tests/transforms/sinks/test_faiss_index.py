@@ -33,8 +33,8 @@ from transforms.sinks.faiss_index import (
 from transforms.spaces import chunk_table, register_space
 
 DIMENSIONS = 16
-SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "fp32", "mean", True, DIMENSIONS, 64)
-OTHER_SPACE = EmbeddingSpace("tests/other", "0" * 64, "fp32", "mean", True, DIMENSIONS, 64)
+SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "exact", "mean", True, DIMENSIONS, 64)
+OTHER_SPACE = EmbeddingSpace("tests/other", "0" * 64, "exact", "mean", True, DIMENSIONS, 64)
 FLAT = Faiss()
 HNSW = Faiss(flat_below=0)
 IVF = Faiss(flat_below=0, hnsw_below=0)

@@ -17,7 +17,7 @@ from transforms.sinks import parquet
 from transforms.sinks.parquet import export_parquet
 from transforms.spaces import chunk_table, register_space
 
-SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "fp32", "mean", True, 3, 64)
+SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "exact", "mean", True, 3, 64)
 
 
 @pytest.fixture

@@ -1,0 +1,49 @@
+"""What this machine's processor can do, as far as it decides which engine is fastest."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """A processor.
+
+    Args:
+        name: as the system gives it.
+        bf16: it multiplies bfloat16 (AVX-512 BF16, AMX).
+        int8: it multiplies bytes (AVX-512 VNNI, AVX VNNI, AMX).
+        amx: it has matrix tiles, which make both several times faster again.
+    """
+
+    name: str
+    bf16: bool
+    int8: bool
+    amx: bool
+
+
+@cache
+def this_processor() -> Processor:
+    """The processor this process runs on."""
+    try:
+        return read_processor(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return Processor(platform.processor() or platform.machine(), bf16=False, int8=False, amx=False)
+
+
+def read_processor(cpuinfo: str) -> Processor:
+    """From the text of Linux's `/proc/cpuinfo`; its first processor speaks for all."""
+    first = cpuinfo.partition("\n\n")[0]
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
+    flags = set(fields.get("flags", "").split())
+    return Processor(
+        name=fields.get("model name") or platform.machine(),
+        bf16=bool(flags & {"avx512_bf16", "amx_bf16"}),
+        int8=bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"}),
+        amx="amx_tile" in flags,
+    )
