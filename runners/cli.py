@@ -240,7 +240,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 @app.command(epilog=_example("headrace models"))
 def models(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Embedding models headrace knows, what this machine would run them with, and why."""
-    from transforms.embedders.models import describe_models
+    from transforms.embedders.describe import describe_models
 
     settings = load_config(config) if config.exists() or config != DEFAULT_CONFIG else Config()
     rows = describe_models(settings.model)

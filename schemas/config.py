@@ -77,6 +77,8 @@ class Model(Section):
         engine: None takes the fastest for this precision on this machine.
         dimensions: of a vector, fewer than the model's own only for models trained for it (Matryoshka).
         max_tokens: of one input, special tokens included; None takes the model's own limit.
+        query_prefix: put before a query; None takes what the model's files say (e5: `query: `, often said nowhere).
+        document_prefix: put before each chunk of a document; None takes what the model's files say.
         threads: of the engine; None takes the cores this process may use.
         max_batch_tokens: padded tokens of one call into the engine (rows times longest row); None takes the
             engine's own.
@@ -89,6 +91,8 @@ class Model(Section):
     engine: Literal["onnx", "openvino", "torch"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=16)
+    query_prefix: str | None = None
+    document_prefix: str | None = None
     threads: int | None = Field(default=None, ge=1)
     max_batch_tokens: int | None = Field(default=None, ge=16)
     max_buffer_tokens: int = Field(default=32_768, ge=512)

@@ -176,10 +176,10 @@ class Chunk:
 
     Args:
         ordinal: 0-based place in the document.
-        text: exactly what is embedded and searched (context title included).
+        text: what is embedded and searched, context title included, the prefix that a model asks for not.
         start_char: offset of the piece in `Document.text`, in characters.
         end_char: offset just after it.
-        token_ids: the model's input, int32, special tokens included.
+        token_ids: the model's input, int32, prefix and special tokens included.
     """
 
     ordinal: int

@@ -16,7 +16,7 @@ from semantic_text_splitter import MarkdownSplitter
 
 from schemas.config import Chunking, Model
 from schemas.documents import Chunk, ChunkedDocument, DeadLetter, Document
-from schemas.errors import RecordError
+from schemas.errors import BadConfig, RecordError
 from schemas.ids import text_hash
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
@@ -31,6 +31,9 @@ word to a word-piece model, but no chunk to show to anyone."""
 
 WINDOW_CHARS = 40_000
 """Longer texts are first cut at blank lines into windows of this size: the splitter is quadratic beyond."""
+
+MIN_ROOM_TOKENS = 8
+"""For text in a chunk: with less, a title and a few words would be all of it."""
 
 TOKENS = "headrace.tokens"
 """Namespace of the counters `seen` and `truncated`."""
@@ -84,13 +87,29 @@ def shortened(title: str, words: WordMemo, max_tokens: int) -> str:
     return " ".join(kept)
 
 
+def room_for_text(words: WordMemo, max_tokens: int, prefix: str) -> int:
+    """Tokens that special tokens and the model's document prefix leave in a chunk.
+
+    Raises:
+        BadConfig: too few.
+    """
+    room = max_tokens - words.special_tokens - words.count(prefix)
+    if room < MIN_ROOM_TOKENS:
+        raise BadConfig(
+            f"the model's document prefix leaves {room} of {max_tokens} tokens for text, expected at least "
+            f"{MIN_ROOM_TOKENS}: shorten model.document_prefix, or raise chunking.max_tokens"
+        )
+    return room
+
+
 def chunk_document(
-    document: Document, words: WordMemo, options: Chunking, max_tokens: int
+    document: Document, words: WordMemo, options: Chunking, max_tokens: int, prefix: str = ""
 ) -> ChunkedDocument:
     """Cut one document.
 
     Args:
-        max_tokens: most tokens of a chunk's model input, special tokens and context title included.
+        max_tokens: most tokens of a chunk's model input, special tokens, `prefix` and context title included.
+        prefix: what the model wants before a document; in the token ids of each chunk, not in its text.
     Returns:
         Chunks in order; none for a document without text. Every chunk but the first begins with the document's
         (shortened) title, so that a comment deep in a ticket is still about that ticket.
@@ -99,22 +118,22 @@ def chunk_document(
     if not text.strip():
         return ChunkedDocument(document, (), tokens_seen=0, tokens_truncated=0)
     if len(text) <= max_tokens * CHARS_PER_TOKEN_LIMIT:
-        whole = words.encode([text])[0]
+        whole = words.encode([prefix + text])[0]
         if len(whole) <= max_tokens:
-            seen = len(whole) - words.special_tokens
+            seen = words.count(text) if prefix else len(whole) - words.special_tokens
             only = Chunk(0, text, text_hash(text), 0, len(text), whole)
             return ChunkedDocument(document, (only,), tokens_seen=seen, tokens_truncated=0)
 
     words.learn(text)
     tokens_seen = words.count(text)
-    room = max_tokens - words.special_tokens
+    room = room_for_text(words, max_tokens, prefix)
     title = shortened(document.title, words, min(options.context_title_tokens, room // 4))
     capacity = room - words.count(title)
     overlap = min(options.overlap_tokens, capacity // 3)
     spans = split_spans(text, words, capacity, overlap)
     if options.overflow == "truncate":
         spans = spans[:1]
-    chunks = _encoded(text, title, spans, words, max_tokens)
+    chunks = _encoded(text, title, prefix, spans, words, max_tokens)
     kept = sum(words.count(text[start:end]) for start, end in uncovered(len(text), spans))
     return ChunkedDocument(document, chunks, tokens_seen, tokens_truncated=kept)
 
@@ -130,11 +149,13 @@ def uncovered(length: int, spans: Iterable[Span]) -> Iterator[Span]:
         yield reached, length
 
 
-def _encoded(text: str, title: str, spans: list[Span], words: WordMemo, max_tokens: int) -> tuple[Chunk, ...]:
+def _encoded(
+    text: str, title: str, prefix: str, spans: list[Span], words: WordMemo, max_tokens: int
+) -> tuple[Chunk, ...]:
     """Chunks for `spans`; a span that proves too long (a tokenizer that joins words) is halved until it fits."""
     chunks: list[Chunk] = []
     pending = [(span, _with_title(text, title, span)) for span in spans]
-    pending_ids = words.encode([embedded for _, embedded in pending])
+    pending_ids = words.encode([prefix + embedded for _, embedded in pending])
     stack = list(zip(pending, pending_ids, strict=True))[::-1]
     while stack:
         ((start, end), embedded), ids = stack.pop()
@@ -143,7 +164,7 @@ def _encoded(text: str, title: str, spans: list[Span], words: WordMemo, max_toke
             for half in ((middle, end), (start, middle)):
                 if text[half[0] : half[1]].strip():
                     piece = _with_title(text, title, half)
-                    stack.append(((half, piece), words.encode([piece])[0]))
+                    stack.append(((half, piece), words.encode([prefix + piece])[0]))
             continue
         chunks.append(Chunk(len(chunks), embedded, text_hash(embedded), start, end, ids[:max_tokens]))
     return tuple(chunks)
@@ -184,13 +205,15 @@ class _ChunkFn(beam.DoFn):  # type: ignore[misc]
         self._model = model
 
     def setup(self) -> None:
-        limit = space_of(self._model).max_tokens
-        self._max_tokens = min(self._options.max_tokens or limit, limit)
+        space = space_of(self._model)
+        self._prefix = space.document_prefix
+        self._max_tokens = min(self._options.max_tokens or space.max_tokens, space.max_tokens)
         self._words = WordMemo(load_tokenizer(self._model))
+        room_for_text(self._words, self._max_tokens, self._prefix)  # refused before the first document
 
     def process(self, document: Document) -> Iterator[Any]:
         try:
-            chunked = chunk_document(document, self._words, self._options, self._max_tokens)
+            chunked = chunk_document(document, self._words, self._options, self._max_tokens, self._prefix)
             Metrics.counter(TOKENS, "seen").inc(chunked.tokens_seen)
             Metrics.counter(TOKENS, "truncated").inc(chunked.tokens_truncated)
             yield chunked

@@ -174,11 +174,20 @@ def read_encoder(weights: Path, config: Path) -> Encoder:
     hidden = shape.hidden
     end = shape.first_position + shape.max_positions
     positions = take("embeddings.position_embeddings.weight", end, hidden)[shape.first_position :]
+
+    def table(name: str) -> Floats:
+        """With as many rows as the file has."""
+        rows = take(name)
+        if rows.ndim != 2 or rows.shape[1] != hidden or len(rows) < 1:
+            raise BadConfig(
+                f"{weights}: tensor {name} is of shape {rows.shape}, expected rows of {hidden}: these are not the "
+                f"weights of {config}"
+            )
+        return rows
+
     if shape.family != "mpnet":
-        positions = positions + take("embeddings.token_type_embeddings.weight")[0]
-    words = take("embeddings.word_embeddings.weight")
-    if words.ndim != 2 or words.shape[1] != hidden:
-        raise BadConfig(f"{weights}: word vectors of shape {words.shape}, {config} expects {hidden} columns")
+        positions = positions + table("embeddings.token_type_embeddings.weight")[0]
+    words = table("embeddings.word_embeddings.weight")
     return Encoder(
         shape=shape,
         words=words,

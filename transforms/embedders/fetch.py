@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,15 +156,63 @@ def fetch_from_hub(repository: str, files: Sequence[PinnedFile], staging: Path) 
     Raises:
         PlaceError: the hub does not answer, or does not have the files.
     """
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    _require_hub()
+    _download(repository, [file.name for file in files], staging, None)
+
+
+def fetch_repository(
+    repository: str, wanted: Callable[[Iterable[str]], list[str]], staging: Path
+) -> list[PinnedFile]:
+    """Download from the Hugging Face hub those files of a repository that `wanted` picks, all of one revision.
+
+    Returns:
+        The files with the digests that the hub states; of small ones, for which it states none, as received.
+    Raises:
+        PlaceError: the hub does not answer, has no such repository, or asks for a login.
+    """
+    _require_hub()
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        found = HfApi(endpoint=constants.ENDPOINT).model_info(repository, files_metadata=True)
+    except RepositoryNotFoundError:  # also the answer for a private one
+        raise PlaceError("no model of that name that is open to all") from None
+    except HFValidationError:
+        raise PlaceError("that cannot be the name of a model there") from None
+    except (HfHubHTTPError, OSError) as error:
+        raise PlaceError(f"asked for the model's files: {type(error).__name__}") from None
+    stated = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in found.siblings or ()}
+    names = wanted(stated)
+    _download(repository, names, staging, found.sha)
+    return [
+        PinnedFile(name, stated[name] or digest_of(staging / name), (staging / name).stat().st_size)
+        for name in names
+    ]
+
+
+def _require_hub() -> None:
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise PlaceError("switched off by HF_HUB_OFFLINE")
     _probe(constants.ENDPOINT)
+
+
+def _download(repository: str, names: Sequence[str], staging: Path, revision: str | None) -> None:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
-        for file in files:
-            hf_hub_download(repository, file.name, local_dir=staging, etag_timeout=HUB_PROBE_TIMEOUT_S)
+        for name in names:
+            hf_hub_download(
+                repository,
+                name,
+                revision=revision,
+                local_dir=staging,
+                etag_timeout=HUB_PROBE_TIMEOUT_S,
+                endpoint=constants.ENDPOINT,
+            )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise PlaceError(f"download failed: {type(error).__name__}") from None
     shutil.rmtree(staging / ".cache", ignore_errors=True)

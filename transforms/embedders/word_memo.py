@@ -21,9 +21,11 @@ _PIECES = re.compile(r"[!-/:-@\[-`{-~]|[^\s!-/:-@\[-`{-~]+")
 """ASCII punctuation stands alone in BERT's tokenizer, so a new word is put together from pieces seen before:
 `Gate.java:42` from `Gate`, `.`, `java`, `:` and `42`."""
 
-_NOT_LOCAL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\[(?:PAD|UNK|CLS|SEP|MASK)\]")
+_NOT_LOCAL = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\[(?:PAD|UNK|CLS|SEP|MASK)\]|<(?:/?s|pad|unk|mask)>"
+)
 """Control characters, which BERT's tokenizer removes, joining what they part (and some of which Python takes for
-white space), and the names of special tokens."""
+white space), and the names of special tokens (BERT's and MPNet's)."""
 
 
 class WordMemo:

@@ -10,7 +10,7 @@ import pytest
 from schemas.errors import CanaryMismatch, EngineFailed
 from transforms.embedders.base import Engine, TokenIds, Tokenizer, Vectors
 from transforms.embedders.canary import check_canary, cosine, read_canaries
-from transforms.embedders.models import REGISTRY
+from transforms.embedders.registry import REGISTRY
 
 
 class Altered:

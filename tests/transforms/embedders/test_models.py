@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 
 from schemas.config import Model
-from schemas.errors import DigestMismatch, ModelNotFound, UnknownName
+from schemas.errors import BadConfig, DigestMismatch, ModelNotFound
 from transforms.embedders import models
-from transforms.embedders.fetch import PlaceError
-from transforms.embedders.models import (
-    MINILM,
-    default_cache_dir,
-    describe_models,
-    find_model,
-    locate_model,
-    space_of,
-)
+from transforms.embedders.fetch import PinnedFile, PlaceError
+from transforms.embedders.models import default_cache_dir, find_model, locate_model, space_of
+from transforms.embedders.registry import MINILM
+
+assert MINILM.pinned is not None
+FILES = MINILM.pinned.files
 
 
 @pytest.fixture
@@ -30,6 +28,7 @@ def nothing_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     monkeypatch.setattr(models, "fetch_from_package_index", refuse)
     monkeypatch.setattr(models, "fetch_from_hub", refuse)
+    monkeypatch.setattr(models, "fetch_repository", refuse)
     hub = tmp_path / "hub"
     monkeypatch.setattr(models, "hub_cache", lambda: hub)
     return hub
@@ -38,7 +37,7 @@ def nothing_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def linked(model_folder: Path, folder: Path) -> Path:
     """A folder with the real files, without copying the weights."""
     folder.mkdir(parents=True)
-    for file in MINILM.files:
+    for file in FILES:
         (folder / file.name).symlink_to(model_folder / file.name)
     return folder
 
@@ -50,9 +49,33 @@ def test_the_space_is_known_without_loading_anything() -> None:
     assert space == space_of(Model(threads=1, max_batch_tokens=64)), "settings of speed do not move vectors"
 
 
-def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="sentence-transformers/all-MiniLM-L6-v2"):
-        space_of(Model(name="all-mini"))
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ({"dimensions": 385}, r"model\.dimensions: 385 asked, .*all-MiniLM-L6-v2 gives 384: set at most 384"),
+        (
+            {"max_tokens": 513},
+            r"model\.max_tokens: 513 asked, .*all-MiniLM-L6-v2 has 512 positions.*limit of 256",
+        ),
+    ],
+)
+def test_more_than_the_model_has_is_refused_with_what_it_has(asked: dict[str, int], refused: str) -> None:
+    with pytest.raises(BadConfig, match=refused):
+        space_of(Model(**asked))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dimensions": 128}, {"max_tokens": 512}, {"query_prefix": "q: "}, {"document_prefix": "d: "}]
+)
+def test_what_moves_vectors_makes_another_space(changes: dict[str, object]) -> None:
+    space = space_of(Model.model_validate(changes))
+    assert space.space_id != space_of(Model()).space_id
+    assert changes.items() <= dataclasses.asdict(space).items()
+
+
+def test_what_the_model_does_by_itself_may_be_said_outright() -> None:
+    said = Model(dimensions=384, max_tokens=256, query_prefix="", document_prefix="")
+    assert space_of(said) == space_of(Model())
 
 
 def test_the_configured_folder_is_taken_as_it_is(model_folder: Path, tmp_path: Path) -> None:
@@ -102,7 +125,7 @@ def test_a_fetched_model_is_kept_and_not_fetched_again(
 ) -> None:
     fetched: list[str] = []
 
-    def deliver(requirement: str, _: str, files: tuple[models.PinnedFile, ...], staging: Path) -> None:
+    def deliver(requirement: str, _: str, files: tuple[PinnedFile, ...], staging: Path) -> None:
         fetched.append(requirement)
         for file in files:
             shutil.copyfile(model_folder / file.name, staging / file.name)
@@ -131,18 +154,3 @@ def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert default_cache_dir() == tmp_path
     monkeypatch.delenv("HEADRACE_CACHE")
     assert default_cache_dir().name == "headrace"
-
-
-def test_describing_models_fetches_nothing(
-    tmp_path: Path, nothing_outside: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
-    [row] = describe_models(Model(threads=3))
-    assert (row["name"], row["configured"], row["found"], row["threads"]) == (MINILM.name, True, None, 3)
-    assert (row["dimensions"], row["max_tokens"], row["download_mb"]) == (384, 256, 84)
-    assert row["space_id"] == space_of(Model()).space_id
-
-
-def test_describing_an_unknown_model_fails() -> None:
-    with pytest.raises(UnknownName):
-        describe_models(Model(name="nope"))
