@@ -6,13 +6,24 @@ import itertools
 import time
 from datetime import UTC, datetime
 
+import apache_beam as beam
 import pytest
+from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.config import Chunking, Model
 from schemas.documents import ChunkedDocument, Document, Format, Kind, SourceRecord
-from transforms.chunk import WINDOW_CHARS, chunk_document, shortened, uncovered, windows
+from schemas.errors import BadConfig
+from transforms.chunk import (
+    WINDOW_CHARS,
+    ChunkDocuments,
+    chunk_document,
+    room_for_text,
+    shortened,
+    uncovered,
+    windows,
+)
 from transforms.embedders.base import Tokenizer
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.word_memo import WordMemo
@@ -32,9 +43,15 @@ def document(text: str, title: str = "") -> Document:
 
 
 def cut(
-    text: str, tokenizer: Tokenizer, title: str = "", options: Chunking | None = None, max_tokens: int = LIMIT
+    text: str,
+    tokenizer: Tokenizer,
+    title: str = "",
+    options: Chunking | None = None,
+    max_tokens: int = LIMIT,
+    prefix: str = "",
 ) -> ChunkedDocument:
-    return chunk_document(document(text, title), WordMemo(tokenizer), options or Chunking(), max_tokens)
+    words = WordMemo(tokenizer)
+    return chunk_document(document(text, title), words, options or Chunking(), max_tokens, prefix)
 
 
 def test_a_short_document_is_one_chunk_with_its_own_text(tokenizer: Tokenizer) -> None:
@@ -86,6 +103,57 @@ def test_truncation_keeps_the_first_chunk_and_counts_what_it_cut(tokenizer: Toke
     chunked = cut(text, tokenizer, options=Chunking(overflow="truncate"))
     (only,) = chunked.chunks
     assert chunked.tokens_truncated == chunked.tokens_seen - (len(only.token_ids) - 2) > 0
+
+
+@pytest.mark.parametrize("repeats", [1, 200])
+def test_a_prefix_is_in_the_tokens_and_not_in_the_text(repeats: int, tokenizer: Tokenizer) -> None:
+    text = "# Gate\n\n" + "The gate jams in frost. " * repeats
+    chunked = cut(text, tokenizer, "Gate", prefix="passage: ")
+    assert chunked.chunks[0].text.startswith("# Gate")
+    for chunk in chunked.chunks:
+        assert "passage" not in chunk.text
+        assert chunk.token_ids.tolist() == tokenizer.encode([f"passage: {chunk.text}"])[0].tolist()
+    assert chunked.tokens_seen == tokenizer.count([text])[0]
+    assert chunked.tokens_truncated == 0
+
+
+def test_a_prefix_counts_toward_the_limit(tokenizer: Tokenizer) -> None:
+    (exact,) = tokenizer.encode(["The gate jams in frost today"])
+    text, limit = "The gate jams in frost today", len(exact)
+    assert len(cut(text, tokenizer, max_tokens=limit + 8).chunks) == 1
+    prefixed = cut(
+        text + " and the pump stalls " * 4, tokenizer, max_tokens=limit + 12, prefix="passage: "
+    ).chunks
+    assert len(prefixed) > 1
+    assert max(len(chunk.token_ids) for chunk in prefixed) <= limit + 12
+
+
+LONG_PREFIX = "represent this document well for retrieval: "
+
+
+def test_a_prefix_that_leaves_no_room_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(BadConfig, match=r"leaves 7 of 16 tokens for text.*shorten model\.document_prefix"):
+        room_for_text(WordMemo(tokenizer), 16, LONG_PREFIX)
+
+
+def test_the_step_puts_the_models_prefix_before_every_chunk(tokenizer: Tokenizer) -> None:
+    step = ChunkDocuments(Chunking(max_tokens=32), Model(document_prefix="passage: "))
+
+    def begin_alike(found: list[ChunkedDocument]) -> None:
+        (chunked,) = found
+        begin = tokenizer.encode(["passage: "])[0][:-1].tolist()
+        assert len(chunked.chunks) > 1
+        assert all(chunk.token_ids[: len(begin)].tolist() == begin for chunk in chunked.chunks)
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        created = pipeline | beam.Create([document("The gate jams in frost. " * 20, "Gate")])
+        assert_that((created | step).documents, begin_alike)
+
+
+def test_the_step_refuses_such_a_prefix_before_the_first_document() -> None:
+    step = ChunkDocuments(Chunking(max_tokens=16), Model(document_prefix=LONG_PREFIX))
+    with pytest.raises(Exception, match="leaves 7 of 16"), beam.Pipeline(runner="FnApiRunner") as pipeline:
+        _ = pipeline | beam.Create([document("short")]) | step
 
 
 pieces = st.one_of(

@@ -171,11 +171,11 @@ def fetch_repository(
         PlaceError: the hub does not answer, has no such repository, or asks for a login.
     """
     _require_hub()
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     try:
-        found = HfApi(endpoint=constants.ENDPOINT).model_info(repository, files_metadata=True)
+        found = HfApi().model_info(repository, files_metadata=True)
     except RepositoryNotFoundError:  # also the answer for a private one
         raise PlaceError("no model of that name that is open to all") from None
     except HFValidationError:
@@ -200,7 +200,7 @@ def _require_hub() -> None:
 
 
 def _download(repository: str, names: Sequence[str], staging: Path, revision: str | None) -> None:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
@@ -211,7 +211,6 @@ def _download(repository: str, names: Sequence[str], staging: Path, revision: st
                 revision=revision,
                 local_dir=staging,
                 etag_timeout=HUB_PROBE_TIMEOUT_S,
-                endpoint=constants.ENDPOINT,
             )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise PlaceError(f"download failed: {type(error).__name__}") from None
