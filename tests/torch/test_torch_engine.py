@@ -203,9 +203,31 @@ def test_attention_by_offsets_gives_the_same_vectors_as_over_a_grid(
 
 
 @pytest.mark.skipif(torch_encoder.varlen_attn is None, reason="torch has varlen_attn from 2.10")
-def test_torch_takes_offsets_in_the_order_they_are_given_here() -> None:
-    torchs = list(inspect.signature(torch_encoder.varlen_attn).parameters)
-    assert torchs[:7] == list(inspect.signature(flash_in_fp32).parameters)
+def test_torchs_own_attention_by_offsets_takes_what_it_is_given(tmp_path: Path) -> None:
+    """On tensors that have shapes and a card's name, but no card."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    names = list(inspect.signature(torch_encoder.varlen_attn).parameters)
+    assert names[:7] == list(inspect.signature(flash_in_fp32).parameters)
+    module = torch_encoder.PackedEncoder(tiny_encoder("bert", tmp_path), "cpu", torch.bfloat16)
+    module.by_offsets = True
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as on a card; else its version is asked for
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            weights = {
+                name: torch.empty(value.shape, dtype=value.dtype, device="cuda")
+                for name, value in module.state_dict().items()
+            }
+            ids, positions, rows = torch.empty((3, sum(MIXED)), dtype=torch.int32, device="cuda")
+            offsets = torch.empty(len(MIXED) + 1, dtype=torch.int32, device="cuda")
+            batch = (ids, positions, rows, offsets, len(MIXED), max(MIXED))
+            hidden = torch.func.functional_call(module, weights, batch)
+            assert (hidden.shape, hidden.dtype) == ((sum(MIXED), 16), torch.bfloat16)
+            vectors = torch_encoder.pool(hidden, offsets, "mean")
+            assert (vectors.shape, vectors.dtype, vectors.device.type) == ((7, 16), torch.float32, "cuda")
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
 
 
 def test_a_relative_bias_goes_over_the_grid_even_where_offsets_work(
@@ -227,6 +249,7 @@ def test_a_relative_bias_goes_over_the_grid_even_where_offsets_work(
         ("cuda", torch.float16, 32, (7, 5), False),
         ("cuda", torch.float32, 32, (9, 0), False),
         ("cuda", torch.float16, 20, (9, 0), False),
+        ("cuda", torch.float16, 264, (9, 0), False),
         ("cpu", torch.float16, 32, (9, 0), False),
     ],
 )

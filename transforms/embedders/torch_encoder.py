@@ -30,6 +30,9 @@ COMPILE_FROM_TOKENS = 8192
 OLDEST_CARD_WITH_VARLEN = (8, 0)
 """Compute capability the flash kernels need (Ampere)."""
 
+WIDEST_HEAD_WITH_VARLEN = 256
+"""Of the flash kernels; it must be a multiple of 8 as well."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackedTokens:
@@ -132,7 +135,9 @@ def _norm(norm: LayerNorm, epsilon: float) -> torch.nn.LayerNorm:
 
 def has_varlen(device: str, dtype: torch.dtype, head_width: int) -> bool:
     """Whether attention can go by offsets: a half precision on a card of Ampere or later, torch 2.10 or later."""
-    if varlen_attn is None or dtype is torch.float32 or not device.startswith("cuda") or head_width % 8:
+    if varlen_attn is None or dtype is torch.float32 or not device.startswith("cuda"):
+        return False
+    if head_width % 8 or head_width > WIDEST_HEAD_WITH_VARLEN:
         return False
     return bool(torch.cuda.get_device_capability(device) >= OLDEST_CARD_WITH_VARLEN)
 

@@ -39,8 +39,7 @@ class TorchEngine:
     def __init__(
         self, network: Network, vocabulary: int, space: EmbeddingSpace, target: Target, threads: int
     ) -> None:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         self._network = network
         self._vocabulary = vocabulary
         self._target = target
@@ -81,9 +80,8 @@ class TorchEngine:
                 f"torch {type(error).__name__} on {len(batch)} inputs of {packed.tokens} tokens: "
                 f"{str(error).partition(chr(10))[0][:300]}"
             )
-            out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        # Only here, where the error and with it the tensors of the failed call are gone, is there memory to free.
-        if out_of_memory and self._target.is_cuda:
+        # Most often memory. Here the error is gone, and with it the tensors of the failed call.
+        if self._target.is_cuda:
             torch.cuda.empty_cache()
         raise failure
 
