@@ -16,6 +16,7 @@ from typer.main import get_command
 from runners import cli
 from schemas.config import Model
 from tests.runners.world import DSN, issue, write_export
+from tests.transforms.embedders.tiny_models import write_model
 from transforms.embedders.models import default_cache_dir, locate_model, space_of
 from transforms.postgres import Store
 
@@ -311,3 +312,77 @@ def test_the_database_is_never_reached_by_a_typo(headrace: Headrace, tmp_path: P
     code, _, err = headrace("run", "-c", tmp_path / "gone.toml")
     assert (code, "gone.toml" in err) == (1, True)
     assert not (tmp_path / ".headrace").exists()
+
+
+def test_a_model_of_ones_own_is_indexed_searched_and_described(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    texts = ["pump stall", "gate water"]
+    issues = [issue(n, comments=0) for n in range(2)]
+    for one, text in zip(issues, texts, strict=True):
+        one["fields"]["summary"] = one["fields"]["description"] = text
+    write_export(tmp_path / "a.jsonl", issues)
+    write_model(tmp_path / "tiny", "mpnet", prompts={"query": "query: ", "passage": "passage: "})
+    config = write_config(
+        '[model]\nname = "tiny/mpnet"\nfolder = "tiny"\nengine = "onnx"\ndimensions = 16\n' + EXPORT
+    )
+
+    code, out, err = headrace("run", "--config", config, "--json")
+    assert (code, json.loads(out)["total"]["new"]) == (0, 2), err
+    code, out, _ = headrace("search", "gate", "-c", config, "--mode", "vector", "--json")
+    assert (code, len(json.loads(out))) == (0, 2)
+    assert all("passage" not in hit["text"] for hit in json.loads(out))
+
+    code, out, _ = headrace("models", "-c", config, "--json")
+    row = json.loads(out)[0]
+    assert (code, row["name"], row["found"]) == (0, "tiny/mpnet", str(tmp_path / "tiny"))
+    assert (row["dimensions"], row["max_tokens"], row["engine"], row["arithmetic"]) == (
+        16,
+        32,
+        "onnx",
+        "fp32",
+    )
+    assert (row["query_prefix"], row["document_prefix"]) == ("query: ", "passage: ")
+    code, out, _ = headrace("models", "-c", config)
+    assert code == 0
+    assert "tiny/mpnet" in out
+    assert row["space_id"] in out
+
+
+@pytest.mark.parametrize("command", [["run"], ["models"], ["search", "gate"]])
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ('name = "tiny/none"\nfolder = "nowhere"', "lacks config.json, tokenizer.json, model.safetensors"),
+        (
+            'name = "tiny/bert"\nfolder = "tiny"\nmax_tokens = 600',
+            "model.max_tokens: 600 asked, tiny/bert has 40",
+        ),
+        (
+            'name = "tiny/bert"\nfolder = "tiny"\ndimensions = 25',
+            "model.dimensions: 25 asked, tiny/bert gives 24",
+        ),
+        ('folder = "pinned"', "it is not the pinned sentence-transformers/all-MiniLM-L6-v2; set model.name"),
+    ],
+)
+def test_a_bad_model_is_one_line_and_nothing_is_written(
+    headrace: Headrace,
+    write_config: Callable[[str], Path],
+    tmp_path: Path,
+    database: Store,
+    command: list[str],
+    model: str,
+    said: str,
+) -> None:
+    write_export(tmp_path / "a.jsonl", [issue(0)])
+    write_model(tmp_path / "tiny")
+    write_model(tmp_path / "pinned")
+    if command[0] == "search":
+        assert headrace("run", "-c", write_config(EXPORT))[0] == 0
+    config = write_config(f"[model]\n{model}\n{EXPORT}")
+    code, out, err = headrace(*command, "-c", config)
+    assert (code, out, err.count("\n")) == (1, "", 1), err
+    assert said in err
+    with database.connect() as connection:
+        spaces = connection.execute("SELECT count(*) FROM embedding_spaces").fetchone()
+    assert spaces == (1 if command[0] == "search" else 0,)
