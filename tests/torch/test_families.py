@@ -12,7 +12,8 @@ from schemas.config import Model
 from tests.transforms.embedders.tiny_models import FAMILIES, Family, settings, write_json, write_tokenizer
 from transforms.embedders.base import TokenIds, Vectors
 from transforms.embedders.encoder import relative_bucket
-from transforms.embedders.loading import load_engine
+from transforms.embedders.loading import load_engine, load_tokenizer
+from transforms.embedders.tokenizer import cut
 
 torch = pytest.importorskip(
     "torch", reason="the reference needs the [torch] extra: pip install 'headrace[torch]'"
@@ -75,3 +76,37 @@ def test_relative_buckets_are_those_of_mpnet() -> None:
     encoder = transformers.models.mpnet.modeling_mpnet.MPNetEncoder
     expected = encoder.relative_position_bucket(torch.from_numpy(distances), num_buckets=32)
     assert np.array_equal(relative_bucket(distances, 32), expected.numpy())
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_folder_that_sentence_transformers_saved_gives_its_vectors(tmp_path: Path, pooling: str) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    saved, raw = tmp_path / "saved", tmp_path / "raw"
+    reference_model("bert").save_pretrained(raw)
+    write_tokenizer(tmp_path / "tokenizer.json")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), pad_token="[PAD]", unk_token="[UNK]"
+    )
+    tokenizer.save_pretrained(raw)
+    modules = pytest.importorskip("sentence_transformers.models")
+    sentence_transformers.SentenceTransformer(
+        modules=[
+            modules.Transformer(str(raw), max_seq_length=24),
+            modules.Pooling(24, pooling_mode=pooling),
+            modules.Normalize(),
+        ],
+        prompts={"query": "query: ", "document": "passage: "},
+        device="cpu",
+    ).save(str(saved))
+    reference = sentence_transformers.SentenceTransformer(str(saved), device="cpu", truncate_dim=16)
+    texts = ["pump stalls", "the gate, the water: " * 9, "a-1"]
+    model = Model(name="tiny/saved", folder=saved, engine="onnx", dimensions=16, threads=1)
+    engine, space = load_engine(model), load_engine(model).space
+    assert (space.pooling, space.normalize, space.max_tokens) == (pooling, True, 24)
+    for prefix, encode in (
+        (space.query_prefix, reference.encode_query),
+        (space.document_prefix, reference.encode_document),
+    ):
+        ids = [cut(ids, 24) for ids in load_tokenizer(model).encode([prefix + text for text in texts])]
+        expected = encode(texts, normalize_embeddings=True)
+        assert np.abs(engine.run(ids) - expected).max() < TOLERANCE
