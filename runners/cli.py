@@ -239,7 +239,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 
 @app.command(epilog=_example("headrace models"))
 def models(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Embedding models headrace knows, what this machine would run them with, and why."""
+    """The configured embedding model and the pinned ones: what this machine would run them with, and why."""
     from transforms.embedders.describe import describe_models
 
     settings = load_config(config) if config.exists() or config != DEFAULT_CONFIG else Config()

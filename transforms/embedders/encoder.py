@@ -1,7 +1,8 @@
 """A BERT-family encoder as arrays: what `config.json` and `model.safetensors` hold, whatever they call it.
 
-BERT (Devlin et al. 2019; MiniLM, bge, e5 and gte are of its shape), RoBERTa and XLM-RoBERTa (positions counted from
-behind the padding token) and MPNet (Song et al. 2020: an attention bias by relative position, shared by all layers).
+BERT (Devlin et al. 2019; MiniLM, bge, e5 and gte are of its shape), DistilBERT (Sanh et al. 2019: without types, by
+other names), RoBERTa, XLM-RoBERTa and CamemBERT (positions counted from behind the padding token) and MPNet (Song et
+al. 2020: an attention bias by relative position, shared by all layers).
 The graph builders read this and nothing else.
 """
 
@@ -28,7 +29,7 @@ class EncoderShape:
     """What `config.json` says.
 
     Args:
-        family: `bert`, `roberta`, `xlm-roberta` or `mpnet`.
+        family: `bert`, `distilbert`, `roberta`, `xlm-roberta`, `camembert` or `mpnet`.
         max_positions: tokens one input may have, special tokens included.
         first_position: row of the position table that the first token takes.
         relative_buckets: of the attention bias by relative position; 0 without one.
@@ -105,6 +106,10 @@ def read_shape(config: Path) -> EncoderShape:
     try:
         settings = orjson.loads(config.read_bytes())
         family = settings.get("model_type")
+        if family == "distilbert":
+            settings = {"layer_norm_eps": 1e-12} | {
+                _DISTILBERT_KEYS.get(key, key): settings[key] for key in settings
+            }
         found = {"model_type": family} if family not in _FAMILIES else _unlike(settings)
         if found:
             raise BadConfig(
@@ -112,7 +117,7 @@ def read_shape(config: Path) -> EncoderShape:
                 f"type {', '.join(_FAMILIES)} with absolute positions and gelu can be run without torch: "
                 'choose another model, or set model.engine = "torch"'
             )
-        first = int(settings.get("pad_token_id", 1)) + 1 if family != "bert" else 0
+        first = int(settings.get("pad_token_id", 1)) + 1 if family not in _COUNTED_FROM_ZERO else 0
         shape = EncoderShape(
             family=family,
             hidden=int(settings["hidden_size"]),
@@ -136,7 +141,23 @@ def read_shape(config: Path) -> EncoderShape:
     return shape
 
 
-_FAMILIES = ("bert", "roberta", "xlm-roberta", "mpnet")
+_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "mpnet")
+_COUNTED_FROM_ZERO = ("bert", "distilbert")
+_WITHOUT_TYPES = ("distilbert", "mpnet")
+_PREFIXES = ("bert.", "distilbert.", "roberta.", "mpnet.", "model.")
+"""Before every name where the file holds a head as well."""
+
+_DISTILBERT_KEYS = {
+    "dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size", "activation": "hidden_act",
+}  # fmt: skip
+_DISTILBERT_NAMES = {
+    "transformer.layer.": "encoder.layer.", ".attention.q_lin.": ".attention.self.query.",
+    ".attention.k_lin.": ".attention.self.key.", ".attention.v_lin.": ".attention.self.value.",
+    ".attention.out_lin.": ".attention.output.dense.", ".sa_layer_norm.": ".attention.output.LayerNorm.",
+    ".ffn.lin1.": ".intermediate.dense.", ".ffn.lin2.": ".output.dense.",
+    ".output_layer_norm.": ".output.LayerNorm.",
+}  # fmt: skip
 
 
 def _unlike(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,8 +178,7 @@ def read_encoder(weights: Path, config: Path) -> Encoder:
         tensors = load_file(weights)
     except (OSError, SafetensorError, TypeError) as error:
         raise BadConfig(f"{weights}: not a readable safetensors file: {error}") from None
-    prefixes = (f"{shape.family.replace('xlm-', '')}.", "bert.", "model.")
-    named = {_without(prefixes, name): tensor for name, tensor in tensors.items()}
+    named = {_common(name): tensor for name, tensor in tensors.items()}
 
     def take(name: str, *dims: int) -> Floats:
         tensor = named.get(name)
@@ -185,7 +205,7 @@ def read_encoder(weights: Path, config: Path) -> Encoder:
             )
         return rows
 
-    if shape.family != "mpnet":
+    if shape.family not in _WITHOUT_TYPES:
         positions = positions + table("embeddings.token_type_embeddings.weight")[0]
     words = table("embeddings.word_embeddings.weight")
     return Encoder(
@@ -201,8 +221,13 @@ def read_encoder(weights: Path, config: Path) -> Encoder:
 Take = Callable[..., Floats]
 
 
-def _without(prefixes: tuple[str, ...], name: str) -> str:
-    return next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
+def _common(name: str) -> str:
+    """A tensor's name as BERT has it, without what stands before all names."""
+    name = next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
+    if name.startswith("transformer."):
+        for its, common in _DISTILBERT_NAMES.items():
+            name = name.replace(its, common)
+    return name
 
 
 def _norm(take: Take, name: str, hidden: int) -> LayerNorm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from schemas.errors import BadConfig
-from transforms.embedders.encoder import EncoderShape, read_encoder, read_shape
+from tests.transforms.embedders.tiny_models import settings, tensors, write_json
+from transforms.embedders.encoder import Encoder, EncoderShape, read_encoder, read_shape
 
 TINY = {
     "model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "hidden_size": 8,
@@ -96,3 +98,54 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not tensors")
     with pytest.raises(BadConfig, match=r"model\.safetensors"):
         read_encoder(path, write_config(tmp_path))
+
+
+DISTILBERT = {
+    "encoder.layer.": "transformer.layer.", ".attention.self.query.": ".attention.q_lin.",
+    ".attention.self.key.": ".attention.k_lin.", ".attention.self.value.": ".attention.v_lin.",
+    ".attention.output.dense.": ".attention.out_lin.", ".attention.output.LayerNorm.": ".sa_layer_norm.",
+    ".intermediate.dense.": ".ffn.lin1.", ".output.dense.": ".ffn.lin2.", ".output.LayerNorm.": ".output_layer_norm.",
+}  # fmt: skip
+
+
+def renamed(name: str) -> str:
+    for bert, distilbert in DISTILBERT.items():
+        name = name.replace(bert, distilbert)
+    return name
+
+
+def test_distilbert_is_a_bert_without_types_under_other_names(tmp_path: Path) -> None:
+    config = settings("bert", layer_norm_eps=1e-12)
+    weights = tensors(config)
+    weights["embeddings.token_type_embeddings.weight"] *= 0
+    write_json(tmp_path / "bert.json", config)
+    save_file(weights, tmp_path / "bert.safetensors")
+    del weights["embeddings.token_type_embeddings.weight"]
+    save_file(
+        {f"distilbert.{renamed(name)}": value for name, value in weights.items()}, tmp_path / "d.safetensors"
+    )
+    names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+    names |= {"intermediate_size": "hidden_dim", "hidden_act": "activation"}
+    its = {names.get(key, key): value for key, value in config.items() if key != "layer_norm_eps"}
+    write_json(tmp_path / "d.json", its | {"model_type": "distilbert"})
+
+    bert = read_encoder(tmp_path / "bert.safetensors", tmp_path / "bert.json")
+    distilbert = read_encoder(tmp_path / "d.safetensors", tmp_path / "d.json")
+    assert distilbert.shape == dataclasses.replace(bert.shape, family="distilbert")
+    for mine, its_own in zip(arrays(bert), arrays(distilbert), strict=True):
+        assert np.array_equal(mine, its_own)
+
+
+def arrays(encoder: Encoder) -> list[np.ndarray]:
+    linears = [
+        linear
+        for layer in encoder.layers
+        for linear in (layer.qkv, layer.attention_output, layer.up, layer.down)
+    ]
+    norms = [norm for layer in encoder.layers for norm in (layer.attention_norm, layer.output_norm)]
+    return [
+        encoder.words,
+        encoder.positions,
+        *(part for linear in linears for part in (linear.weight, linear.bias)),
+        *(part for norm in [encoder.embedding_norm, *norms] for part in (norm.scale, norm.shift)),
+    ]

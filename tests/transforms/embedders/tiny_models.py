@@ -22,7 +22,7 @@ WORDS = (
 )  # fmt: skip
 
 
-def settings(family: Family = "bert", **changes: Any) -> dict[str, Any]:
+def settings(family: str = "bert", **changes: Any) -> dict[str, Any]:
     """`config.json` of a tiny encoder with 40 usable positions."""
     first = 0 if family == "bert" else 2
     found = {
