@@ -9,7 +9,7 @@ from uuid import UUID
 import apache_beam as beam
 
 from extractors.read import ExtractDocuments, ReadPages, extraction_settings
-from schemas.config import Chunking, Model, SourceSettings
+from schemas.config import Cache, Chunking, Model, SourceSettings
 from schemas.ids import settings_digest
 from schemas.spaces import EmbeddingSpace
 from transforms.changes import SkipUnchanged
@@ -37,6 +37,7 @@ class IngestJob:
     space: EmbeddingSpace
     model: Model
     chunking: Chunking
+    cache: Cache
 
     @property
     def processing(self) -> bytes:
@@ -60,7 +61,8 @@ def build(pipeline: beam.Pipeline, spool: Path, job: IngestJob) -> None:
     changed = records | "SkipUnchanged" >> SkipUnchanged(job.store, job.space.space_id, job.processing)
     extracted = changed | "Extract" >> ExtractDocuments(job.source)
     chunked = extracted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
-    embedded = chunked.documents | "Embed" >> EmbedChunks(job.model, job.store, job.client, job.run_id)
+    embed = EmbedChunks(job.model, job.store, job.cache, job.client, job.run_id)
+    embedded = chunked.documents | "Embed" >> embed
     checked = embedded.batches | "CheckVectors" >> CheckVectors(job.space)
 
     checked.batches | "WritePgvector" >> WriteToPgvector(job.store, job.processing)

@@ -52,7 +52,8 @@ def read_status(config: Config, client: str) -> dict[str, Any]:
 def read_usage(config: Config, client: str, days: int) -> list[Row]:
     """The ledger by day, provider, model and operation."""
     with open_store(config).connect() as connection:
-        return [dataclasses.asdict(row) for row in daily_usage(connection, client, days)]
+        days_used = daily_usage(connection, client, days)
+        return [{**dataclasses.asdict(row), "hit_rate": round(row.hit_rate, 4)} for row in days_used]
 
 
 def read_quality(config: Config, client: str, runs: int) -> list[Row]:

@@ -73,7 +73,7 @@ def summary_as_dict(summary: RunSummary) -> dict[str, Any]:
         "total": outcome_row(summary.totals),
         "tokens_seen": summary.tokens_seen,
         "tokens_truncated": summary.tokens_truncated,
-        "usage": dataclasses.asdict(summary.usage),
+        "usage": {**dataclasses.asdict(summary.usage), "hit_rate": round(summary.usage.hit_rate, 4)},
         "quality": {**dataclasses.asdict(summary.quality), "quality_score": summary.quality.quality_score},
         "indexes": {client: dataclasses.asdict(report) for client, report in summary.indexes.items()},
     }
@@ -92,7 +92,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     usage, quality = summary.usage, summary.quality
     facts = {
         "tokens": f"{usage.tokens:,} embedded, {summary.tokens_truncated:,} truncated",
-        "embeddings": f"{usage.inputs:,} in {usage.calls:,} calls, {usage.reused:,} reused",
+        "embeddings": f"{usage.inputs:,} in {usage.calls:,} calls, {usage.reused:,} reused,"
+        f" {usage.cache_hits:,} from the cache ({usage.hit_rate:.1%})",
         "cost": f"${usage.cost_usd:.4f} and {usage.machine_seconds:,.1f} machine seconds",
         "quality": f"{quality.quality_score:.4f} over {quality.vectors:,} vectors",
     }

@@ -140,6 +140,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
                     space,
                     config.model,
                     config.chunking,
+                    config.cache,
                 )
                 outcomes[source.name] = _run_source(
                     connection, extractor, job, config.slices, bar, pipeline_args, tokens
@@ -237,7 +238,9 @@ def retry_dead_letters(
                     total["source_not_configured"] += len(records)
                     continue
                 bar.source(name, len(records))
-                job = IngestJob(sources[name], client, run_id, store, space, config.model, config.chunking)
+                job = IngestJob(
+                    sources[name], client, run_id, store, space, config.model, config.chunking, config.cache
+                )
                 for start in range(0, len(records), RETRY_PAGE):
                     page = Page(records=tuple(records[start : start + RETRY_PAGE]))
                     counted, _ = _run_pages([page], job)

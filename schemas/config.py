@@ -114,6 +114,40 @@ class Chunking(Section):
     overflow: Literal["split", "truncate"] = "split"
 
 
+class Cache(Section):
+    """Vectors of inputs embedded before, looked up before the engine runs.
+
+    Args:
+        kind: `memory` serves this process; `postgres` (a table beside the truth) and `redis` serve other workers and
+            later runs too; `none`.
+        ttl_days: how long a vector is kept after it was computed.
+        max_mib: of `memory`, or of the table; the least recently used go first. Redis has a limit of its own.
+        dtype: `float16` takes half the room, at a cosine of at least 0.99999 to the vector computed.
+        url: reference to a Redis URL, which may hold a password; for `redis` alone.
+    """
+
+    kind: Literal["memory", "postgres", "redis", "none"] = "memory"
+    ttl_days: int = Field(default=30, ge=1, le=3650)
+    max_mib: int = Field(default=128, ge=1)
+    dtype: Literal["float32", "float16"] = "float32"
+    url: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_reference(cls, value: str | None) -> str | None:
+        if value is not None and value.partition(":")[0] not in ("env", "file"):
+            raise ValueError('expected a reference, "env:NAME" or "file:/path", not the URL itself')
+        return value
+
+    @model_validator(mode="after")
+    def _only_redis_has_a_url(self) -> Cache:
+        if (self.kind == "redis") != (self.url is not None):
+            raise ValueError(
+                'kind "redis" needs url = "env:NAME" or "file:/path", and no other kind takes one'
+            )
+        return self
+
+
 class Faiss(Section):
     """When the FAISS index changes shape, and when it is rebuilt.
 
@@ -199,6 +233,7 @@ class Config(Section):
     postgres: Postgres = Postgres()
     model: Model = Model()
     chunking: Chunking = Chunking()
+    cache: Cache = Cache()
     faiss: Faiss = Faiss()
     slices: Slices = Slices()
     sources: tuple[Source, ...] = ()
@@ -226,7 +261,7 @@ def _say(error: ValidationError, path: Path) -> str:
 def _allowed(location: tuple[int | str, ...]) -> str:
     section: type[BaseModel] = Config
     tables: dict[str, type[BaseModel]] = {
-        "postgres": Postgres, "model": Model, "chunking": Chunking, "faiss": Faiss, "slices": Slices,
+        "postgres": Postgres, "model": Model, "chunking": Chunking, "cache": Cache, "faiss": Faiss, "slices": Slices,
         "git": GitSource, "export": ExportSource,
     }  # fmt: skip
     for part in location[:-1]:

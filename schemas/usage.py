@@ -51,6 +51,7 @@ class UsageEvent:
         latency_s: wall seconds of the call.
         attempt: 1 for the first try.
         reused: inputs answered from vectors already stored, at no cost.
+        cache_hits: inputs answered from the embedding cache, equal ones counted once, at no cost.
         error_type: class name when the call failed.
     """
 
@@ -70,5 +71,6 @@ class UsageEvent:
     occurred_at: datetime
     attempt: int = 1
     reused: int = 0
+    cache_hits: int = 0
     error_type: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)

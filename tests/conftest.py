@@ -14,11 +14,18 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from transforms import embedded_postgres
+from transforms.caches import memory
 from transforms.migrate import migrate
 from transforms.postgres import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_DSN = "HEADRACE_TEST_DSN"
+
+
+@pytest.fixture(autouse=True)
+def _no_cache_of_another_test() -> None:
+    """The cache in memory outlives a run; a test begins without."""
+    memory.forget_shared()
 
 
 @pytest.fixture(scope="session")

@@ -4,17 +4,22 @@ Documents gather in a capped buffer; the chunks of a full buffer are sorted by l
 at most so many tokens, run, and put back in order. Out comes one Arrow batch with whole documents, and one usage
 event. Beam's own batching cannot do this: it counts elements, or sorts nothing, and sends a whole batch to the
 dead letters when one record is bad.
+
+A full buffer is embedded on a thread of its own: what goes before (extracting, chunking) fills the next one and what
+follows writes the last one meanwhile. At most one buffer is with the engine and one filling.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import apache_beam as beam
 import numpy as np
@@ -23,21 +28,27 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from schemas.config import Model
+from schemas.config import Cache, Model
 from schemas.documents import Chunk, ChunkedDocument, DeadLetter, EmbeddedBatch
 from schemas.errors import EngineFailed
 from schemas.spaces import EmbeddingSpace, chunk_schema
-from schemas.usage import UsageEvent, cost_usd
 from transforms import progress
-from transforms.embedders.base import Engine
+from transforms.background import Ahead, Discarded
+from transforms.caches.base import CacheScope, Vector, VectorCache, input_key
+from transforms.caches.opening import open_cache
+from transforms.embedders.base import Engine, TokenIds, Vectors
 from transforms.embedders.batching import EngineCall, embed_all
-from transforms.embedders.loading import load_engine
+from transforms.embedders.calls import usage_events
+from transforms.embedders.loading import load_engine, load_fp32_engine
 from transforms.postgres import Store
+from transforms.quality import batch_vectors
 from transforms.reuse import StoredVectors, stored_vectors
 from transforms.session_fn import SessionFn
 
 MAX_BUFFER_DOCUMENTS = 2048
 """Documents without text have no tokens to count, so they are counted themselves."""
+
+_log = logging.getLogger(__name__)
 
 
 def pack_batch(
@@ -69,9 +80,12 @@ def embed_documents(
     documents: Sequence[ChunkedDocument],
     known: StoredVectors,
     max_batch_tokens: int | None,
+    in_fp32: Callable[[], Engine] | None = None,
 ) -> tuple[EmbeddedBatch, list[DeadLetter], tuple[EngineCall, ...]]:
     """Embed the chunks of some documents, taking from `known` what is there.
 
+    Args:
+        in_fp32: as for `embed_all`.
     Returns:
         The batch of documents whose every chunk has a vector; a dead letter for each of the others; and the
         calls made into the engine.
@@ -79,7 +93,7 @@ def embed_documents(
     owned = [(doc, chunk) for doc in documents for chunk in doc.chunks]
     keys = [(doc.document.record.document_id, chunk.text_hash) for doc, chunk in owned]
     new = [row for row, key in enumerate(keys) if key not in known]
-    result = embed_all(engine, [owned[row][1].token_ids for row in new], max_batch_tokens)
+    result = embed_all(engine, [owned[row][1].token_ids for row in new], max_batch_tokens, in_fp32)
     vectors = np.zeros((len(owned), engine.space.dimensions), np.float32)
     vectors[new] = result.vectors
     for row, key in enumerate(keys):
@@ -99,61 +113,82 @@ def _engine_letter(doc: ChunkedDocument, chunk: Chunk, reason: str) -> DeadLette
     return DeadLetter(doc.document.record, "embed", EngineFailed.__name__, where, EngineFailed.retriable)
 
 
-def usage_events(
-    engine: Engine,
-    calls: Sequence[EngineCall],
-    reused: int,
-    client: str,
-    run_id: UUID | None,
-    now: datetime,
-) -> Iterator[UsageEvent]:
-    """The ledger's rows for one buffer.
+@dataclass(frozen=True, slots=True)
+class EmbeddedBuffer:
+    """What became of a buffer.
 
-    A local engine computes a buffer in many small padded batches; those that went alike (same attempt, same error)
-    are one row, which says how many they were. What was taken from stored vectors is a row at no cost.
+    Args:
+        chunks: of all of its documents.
+        reused: chunks whose vector was stored with their own document.
+        cache_hits: distinct model inputs that the cache answered.
+        engine_s: wall seconds in the engine.
     """
-    alike: dict[tuple[int, str | None], list[EngineCall]] = defaultdict(list)
-    for call in calls:
-        alike[call.attempt, call.error].append(call)
-    event = partial(
-        UsageEvent,
-        client=client,
-        run_id=run_id,
-        provider=engine.facts.provider,
-        operation="embed_documents",
-        model=engine.space.model,
-        space_id=engine.space.space_id,
-        tokens_reported=None,
-        occurred_at=now,
+
+    batch: EmbeddedBatch
+    letters: list[DeadLetter]
+    calls: tuple[EngineCall, ...]
+    chunks: int
+    reused: int
+    cache_hits: int
+    engine_s: float
+
+
+def embed_buffer(
+    engine: Engine,
+    documents: Sequence[ChunkedDocument],
+    stored: StoredVectors,
+    cache: VectorCache,
+    client: str,
+    max_batch_tokens: int | None,
+    in_fp32: Callable[[], Engine] | None = None,
+) -> EmbeddedBuffer:
+    """As `embed_documents`, with a cache before the engine; what the engine computed is put into it.
+
+    Args:
+        stored: vectors of the documents' own unchanged chunks.
+        client: whose entries of the cache are looked at.
+    """
+    scope = CacheScope(client, engine.space.space_id, engine.space.dimensions)
+    keys = _input_keys(documents, stored)
+    hits = cache.get_many(scope, list(dict.fromkeys(keys.values())))
+    known = stored | {place: hits[key] for place, key in keys.items() if key in hits}
+    batch, letters, calls = embed_documents(engine, documents, known, max_batch_tokens, in_fp32)
+    cache.put_many(scope, _computed(batch, {place: key for place, key in keys.items() if key not in hits}))
+    return EmbeddedBuffer(
+        batch,
+        letters,
+        calls,
+        chunks=sum(len(document.chunks) for document in documents),
+        reused=len(stored),
+        cache_hits=len(hits),
+        engine_s=sum(call.seconds for call in calls) / engine.facts.streams,
     )
-    for (attempt, error), batches in sorted(alike.items(), key=lambda item: item[0][0]):
-        tokens = sum(call.tokens for call in batches)
-        # Calls of several streams run side by side, each on its share of the threads.
-        seconds = sum(call.seconds for call in batches) / engine.facts.streams
-        yield event(
-            event_id=uuid4(),
-            inputs=sum(call.inputs for call in batches),
-            tokens=tokens,
-            cost_usd=cost_usd(tokens, engine.facts.price),
-            machine_seconds=seconds * engine.facts.threads,
-            latency_s=seconds,
-            attempt=attempt,
-            error_type=error,
-            metadata={
-                "batches": len(batches),
-                "padded_tokens": sum(call.padded_tokens for call in batches),
-            },
-        )
-    if reused:
-        yield event(
-            event_id=uuid4(),
-            inputs=0,
-            tokens=0,
-            cost_usd=Decimal(0),
-            machine_seconds=0.0,
-            latency_s=0.0,
-            reused=reused,
-        )
+
+
+Place = tuple[UUID, bytes]
+"""Document id and text hash, as in `StoredVectors`."""
+
+
+def _input_keys(documents: Sequence[ChunkedDocument], stored: StoredVectors) -> dict[Place, bytes]:
+    """Cache key of each chunk that is not in `stored`."""
+    places = {
+        (doc.document.record.document_id, chunk.text_hash): chunk.token_ids
+        for doc in documents
+        for chunk in doc.chunks
+    }
+    return {place: input_key(ids) for place, ids in places.items() if place not in stored}
+
+
+def _computed(batch: EmbeddedBatch, keys: Mapping[Place, bytes]) -> dict[bytes, Vector]:
+    """Vectors of the batch's chunks that stand in `keys`, by cache key."""
+    places = [
+        (doc.document.record.document_id, chunk.text_hash) for doc in batch.documents for chunk in doc.chunks
+    ]
+    return {
+        keys[place]: vector
+        for place, vector in zip(places, batch_vectors(batch.chunks), strict=True)
+        if place in keys
+    }
 
 
 def _utc_now() -> datetime:
@@ -166,6 +201,7 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
     Args:
         model: which engine, and the sizes of batch and buffer.
         store: where vectors of unchanged chunks are looked up.
+        cache: where vectors of equal inputs are looked up.
         client: who pays.
         run_id: for the ledger.
         clock: gives the time of a usage event, UTC.
@@ -175,12 +211,13 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
         self,
         model: Model,
         store: Store,
+        cache: Cache,
         client: str,
         run_id: UUID | None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         super().__init__()
-        self._fn = _EmbedFn(model, store, client, run_id, clock)
+        self._fn = _EmbedFn(model, store, cache, client, run_id, clock)
 
     def expand(self, documents: beam.PCollection[ChunkedDocument]) -> Any:
         return documents | "Embed" >> beam.ParDo(self._fn).with_outputs(
@@ -188,12 +225,36 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
         )
 
 
+class _Stoppable:
+    """An engine that takes no further batch once `stop` is set."""
+
+    def __init__(self, engine: Engine, stop: threading.Event) -> None:
+        self.space = engine.space
+        self.facts = engine.facts
+        self._engine = engine
+        self._stop = stop
+
+    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+        if self._stop.is_set():
+            raise Discarded
+        return self._engine.run(batch)
+
+
 class _EmbedFn(SessionFn):
+    """The session belongs to the calling thread, the cache to the embedding one."""
+
     def __init__(
-        self, model: Model, store: Store, client: str, run_id: UUID | None, clock: Callable[[], datetime]
+        self,
+        model: Model,
+        store: Store,
+        cache: Cache,
+        client: str,
+        run_id: UUID | None,
+        clock: Callable[[], datetime],
     ) -> None:
         super().__init__(store)
         self._model = model
+        self._cache_settings = cache
         self._client = client
         self._run_id = run_id
         self._clock = clock
@@ -201,40 +262,97 @@ class _EmbedFn(SessionFn):
     def setup(self) -> None:
         super().setup()
         self._engine = load_engine(self._model)
+        self._cache = open_cache(self._cache_settings, self._store, self._clock)
+        self._ahead: Ahead[EmbeddedBuffer] = Ahead("embed")
 
     def start_bundle(self) -> None:
+        self._ahead.discard()  # of a bundle that failed
         self._buffer: list[ChunkedDocument] = []
         self._buffered_tokens = 0
+        self._bundle_began = time.perf_counter()
+        self._engine_s = 0.0
+        self._waited_before_s = self._ahead.waited_s
 
     def process(self, document: ChunkedDocument) -> Iterator[Any]:
         self._buffer.append(document)
         self._buffered_tokens += document.tokens_embedded
         full = self._buffered_tokens >= self._model.max_buffer_tokens
         if full or len(self._buffer) >= MAX_BUFFER_DOCUMENTS:
-            yield from self._flush()
+            yield from self._hand_over()
 
     def finish_bundle(self) -> Iterator[Any]:
         # Only global windows reach this step; event time travels inside the records.
         window = GlobalWindow()
-        for output in self._flush():
+        for output in self._drain():
             if isinstance(output, beam.pvalue.TaggedOutput):
                 value = WindowedValue(output.value, window.max_timestamp(), [window])
                 yield beam.pvalue.TaggedOutput(output.tag, value)
             else:
                 yield WindowedValue(output, window.max_timestamp(), [window])
 
-    def _flush(self) -> Iterator[Any]:
+    def teardown(self) -> None:
+        self._ahead.close()
+        self._cache.close()
+        super().teardown()
+
+    def _drain(self) -> Iterator[Any]:
+        yield from self._hand_over()
+        yield from self._outputs(self._collect())
+        seconds = time.perf_counter() - self._bundle_began
+        waited_s = self._ahead.waited_s - self._waited_before_s
+        _log.debug(
+            "bundle of %.2f s: engine at work %.2f s, waited for it %.2f s; reading, chunking and writing %.2f s",
+            seconds,
+            self._engine_s,
+            waited_s,
+            seconds - waited_s,
+        )
+
+    def _hand_over(self) -> Iterator[Any]:
+        """Give the buffer to the embedding thread, and on what that made of the one before."""
         documents, self._buffer, self._buffered_tokens = self._buffer, [], 0
         if not documents:
             return
         space_id = self._engine.space.space_id
-        known = self._session.run(lambda connection: stored_vectors(connection, space_id, documents))
-        batch, letters, calls = embed_documents(self._engine, documents, known, self._model.max_batch_tokens)
-        for event in usage_events(self._engine, calls, len(known), self._client, self._run_id, self._clock()):
+        stored = self._session.run(lambda connection: stored_vectors(connection, space_id, documents))
+
+        def work(stop: threading.Event) -> EmbeddedBuffer:
+            return embed_buffer(
+                _Stoppable(self._engine, stop),
+                documents,
+                stored,
+                self._cache,
+                self._client,
+                self._model.max_batch_tokens,
+                partial(load_fp32_engine, self._model),
+            )
+
+        before = self._collect()
+        self._ahead.start(work)  # first: the outputs are written while it runs
+        yield from self._outputs(before)
+
+    def _collect(self) -> EmbeddedBuffer | None:
+        waited_s = self._ahead.waited_s
+        done = self._ahead.collect()
+        if done is not None:
+            self._engine_s += done.engine_s
+            progress.add(
+                chunks=done.chunks,
+                tokens=sum(call.tokens for call in done.calls),
+                engine_s=done.engine_s,
+                wait_s=self._ahead.waited_s - waited_s,
+            )
+        return done
+
+    def _outputs(self, done: EmbeddedBuffer | None) -> Iterator[Any]:
+        if done is None:
+            return
+        events = usage_events(
+            self._engine, done.calls, done.reused, self._client, self._run_id, self._clock(), done.cache_hits
+        )
+        for event in events:
             yield beam.pvalue.TaggedOutput("usage", event)
-        chunks = sum(len(document.chunks) for document in documents)
-        progress.add(chunks=chunks, tokens=sum(call.tokens for call in calls))
-        for letter in letters:
+        for letter in done.letters:
             yield beam.pvalue.TaggedOutput("dead_letters", letter)
-        if batch.documents:
-            yield batch
+        if done.batch.documents:
+            yield done.batch

@@ -12,22 +12,37 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Work done so far: documents with a final outcome, chunks and tokens embedded."""
+    """Work done so far: documents with a final outcome, chunks and tokens embedded.
+
+    Args:
+        engine_s: seconds the engine was at work.
+        wait_s: of them, seconds the steps around it could do nothing but wait.
+    """
 
     documents: int = 0
     chunks: int = 0
     tokens: int = 0
+    engine_s: float = 0.0
+    wait_s: float = 0.0
 
 
 _lock = threading.Lock()
 _counts = Counts()
 
 
-def add(documents: int = 0, chunks: int = 0, tokens: int = 0) -> None:
+def add(
+    documents: int = 0, chunks: int = 0, tokens: int = 0, engine_s: float = 0.0, wait_s: float = 0.0
+) -> None:
     """Add to the counters."""
     global _counts
     with _lock:
-        _counts = Counts(_counts.documents + documents, _counts.chunks + chunks, _counts.tokens + tokens)
+        _counts = Counts(
+            _counts.documents + documents,
+            _counts.chunks + chunks,
+            _counts.tokens + tokens,
+            _counts.engine_s + engine_s,
+            _counts.wait_s + wait_s,
+        )
 
 
 def current() -> Counts:

@@ -22,6 +22,7 @@ class DailyUsage:
     Args:
         inputs: texts given to an engine.
         reused: inputs answered from vectors stored before.
+        cache_hits: distinct inputs answered from the embedding cache.
     """
 
     day: date
@@ -36,6 +37,12 @@ class DailyUsage:
     reused: int
     cost_usd: Decimal
     machine_seconds: float
+    cache_hits: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the inputs not reused that the cache answered, 0 to 1."""
+        return hit_rate(self.cache_hits, self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,17 @@ class RunUsage:
     cost_usd: Decimal
     machine_seconds: float
     latency_s: float
+    cache_hits: int
+
+    @property
+    def hit_rate(self) -> float:
+        """As `DailyUsage.hit_rate`."""
+        return hit_rate(self.cache_hits, self.inputs)
+
+
+def hit_rate(cache_hits: int, inputs: int) -> float:
+    """Share of hits among hits and the inputs an engine had to be given; further attempts count as inputs again."""
+    return cache_hits / (cache_hits + inputs) if cache_hits else 0.0
 
 
 def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
@@ -61,7 +79,8 @@ def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
     connection.execute(
         "INSERT INTO ai_usage_tracking (event_id, occurred_at, client, run_id, provider, operation, model, space_id,"
         " input_count, tokens, tokens_reported, cost_usd, machine_seconds, latency_s, attempt, reused, error_type,"
-        " request_metadata) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " request_metadata, cache_hits)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (event_id) DO NOTHING",
         [
             event.event_id,
@@ -82,6 +101,7 @@ def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
             event.reused,
             event.error_type,
             storable_json(event.metadata),
+            event.cache_hits,
         ],
     )
 
@@ -97,7 +117,7 @@ def daily_usage(
     with connection.cursor(row_factory=class_row(DailyUsage)) as cursor:
         return cursor.execute(
             "SELECT day, client, provider, model, operation, calls, failed_calls, inputs, tokens, reused, cost_usd,"
-            " machine_seconds FROM ai_usage_daily"
+            " machine_seconds, cache_hits FROM ai_usage_daily"
             " WHERE (%s::text IS NULL OR client = %s) AND day > (now() AT TIME ZONE 'UTC')::date - %s::int"
             " ORDER BY day DESC, client, provider, model, operation",
             [client, client, days],
@@ -111,8 +131,9 @@ def usage_of_run(connection: psycopg.Connection, run_id: UUID) -> RunUsage:
             "SELECT count(*) AS calls, count(error_type) AS failed_calls,"
             " coalesce(sum(input_count), 0) AS inputs, coalesce(sum(tokens), 0)::bigint AS tokens,"
             " coalesce(sum(reused), 0) AS reused, coalesce(sum(cost_usd), 0) AS cost_usd,"
-            " coalesce(sum(machine_seconds), 0) AS machine_seconds, coalesce(sum(latency_s), 0) AS latency_s"
+            " coalesce(sum(machine_seconds), 0) AS machine_seconds, coalesce(sum(latency_s), 0) AS latency_s,"
+            " coalesce(sum(cache_hits), 0) AS cache_hits"
             " FROM ai_usage_tracking WHERE run_id = %s",
             [run_id],
         ).fetchone()
-    return found or RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0)
+    return found or RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0, 0)

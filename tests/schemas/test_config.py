@@ -56,6 +56,11 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) ->
         ("[[sources]]\nname='a'", "sources.0: Unable to extract tag using discriminator 'type'"),
         ("[[sources]]\ntype='svn'\nname='a'", "'git', 'export'"),
         ("x = ", "not valid TOML"),
+        ("[cache]\nttl = 3", "cache.ttl: unknown option; options here are kind, ttl_days"),
+        ("[cache]\nkind = 'disk'", "cache.kind: Input should be 'memory', 'postgres', 'redis' or 'none'"),
+        ("[cache]\nkind = 'redis'", 'cache: kind "redis" needs url'),
+        ("[cache]\nurl = 'env:REDIS'", "no other kind takes one"),
+        ("[cache]\nkind = 'redis'\nurl = 'redis://:hunter2@h'", "cache.url: expected a reference"),
         ("[postgres]\ndsn = 'postgresql://u:hunter2@h/db'", "postgres.dsn: expected a reference"),
         (
             "[[sources]]\ntype='git'\nname='a'\npath='.'\n[[sources]]\ntype='git'\nname='a'\npath='.'",

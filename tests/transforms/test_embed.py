@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -12,50 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.documents import Chunk, ChunkedDocument, Document, Format, Kind, SourceRecord
-from schemas.errors import EngineFailed
-from schemas.ids import text_hash
-from schemas.spaces import EmbeddingSpace
-from schemas.usage import LOCAL
-from transforms.embed import embed_documents, usage_events
-from transforms.embedders.base import EngineFacts, TokenIds, Vectors
+from tests.transforms.fake_engine import NOW, POISON, FakeEngine, chunked, vector_of
+from transforms.caches.memory import MemoryCache
+from transforms.embed import embed_buffer, embed_documents
+from transforms.embedders.calls import usage_events
 from transforms.quality import batch_vectors
-
-SPACE = EmbeddingSpace("fake", "0" * 64, "exact", "mean", True, dimensions=3, max_tokens=64)
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-POISON = 666
-
-
-def vector_of(ids: TokenIds) -> np.ndarray:
-    """A vector that depends on the text alone, so that swapped rows are seen."""
-    raw = np.array([len(ids), ids.sum() % 97, ids[0] % 31], np.float32) + 1
-    return raw / np.linalg.norm(raw)
-
-
-@dataclass
-class FakeEngine:
-    """Fails on a batch with `POISON` in it."""
-
-    space: EmbeddingSpace = SPACE
-    facts: EngineFacts = field(
-        default_factory=lambda: EngineFacts("local", "fake", "1", "fp32", 2, 1, 512, LOCAL)
-    )
-    seen: list[int] = field(default_factory=list)
-
-    def run(self, batch: Sequence[TokenIds]) -> Vectors:
-        self.seen.append(len(batch))
-        if any(POISON in ids for ids in batch):
-            raise EngineFailed("it broke")
-        return np.stack([vector_of(ids) for ids in batch])
-
-
-def chunked(native_id: str, texts: Sequence[Sequence[int]]) -> ChunkedDocument:
-    record = SourceRecord("acme", "jira", Format.JIRA_ISSUE, Kind.ISSUE, native_id, b"{}", NOW)
-    chunks = tuple(
-        Chunk(n, str(ids), text_hash(str(ids)), 0, 1, np.array(ids, np.int32)) for n, ids in enumerate(texts)
-    )
-    return ChunkedDocument(Document(record, native_id, "ABC", "", "text"), chunks, 1, 0)
-
 
 token_lists = st.lists(st.lists(st.integers(1, 500), min_size=1, max_size=20), max_size=6)
 
@@ -150,3 +109,59 @@ def test_machine_seconds_count_every_thread(reused: int) -> None:
     events = list(usage_events(engine, calls, reused, "acme", None, NOW))
     assert events[0].machine_seconds == pytest.approx(2 * events[0].latency_s)
     assert sum(event.reused for event in events) == reused
+
+
+def fresh_cache() -> MemoryCache:
+    return MemoryCache(2**20, timedelta(days=1), "float32", lambda: NOW)
+
+
+@given(st.lists(st.lists(token_lists, max_size=4), min_size=1, max_size=4))
+def test_with_a_cache_every_vector_is_as_without_and_no_input_is_computed_twice(
+    buffers: list[list[list[list[int]]]],
+) -> None:
+    engine, cache = FakeEngine(), fresh_cache()
+    seen: set[tuple[int, ...]] = set()
+    for number, texts in enumerate(buffers):
+        documents = [chunked(f"{number}.{n}", text) for n, text in enumerate(texts)]
+        asked = {tuple(chunk.token_ids.tolist()) for document in documents for chunk in document.chunks}
+        done = embed_buffer(engine, documents, {}, cache, "acme", 100)
+        plain, _, _ = embed_documents(FakeEngine(), documents, {}, 100)
+        assert done.batch.chunks == plain.chunks
+        assert (done.cache_hits, sum(call.inputs for call in done.calls)) == (
+            len(asked & seen),
+            len(asked - seen),
+        )
+        seen |= asked
+    assert sum(engine.seen) == len(seen)
+
+
+def test_one_clients_vectors_never_serve_another() -> None:
+    engine, cache = FakeEngine(), fresh_cache()
+    documents = [chunked("1", [[1, 2]])]
+    assert embed_buffer(engine, documents, {}, cache, "acme", 100).cache_hits == 0
+    assert embed_buffer(engine, documents, {}, cache, "globex", 100).cache_hits == 0
+    assert embed_buffer(engine, documents, {}, cache, "acme", 100).cache_hits == 1
+
+
+def test_what_the_engine_failed_on_is_not_kept() -> None:
+    cache = fresh_cache()
+    documents = [chunked("1", [[1], [POISON]]), chunked("2", [[3]])]
+    for hits in (0, 1):
+        done = embed_buffer(FakeEngine(), documents, {}, cache, "acme", 100)
+        assert (done.cache_hits, len(done.letters), len(done.batch.documents)) == (hits, 1, 1)
+
+
+def test_a_stored_vector_is_preferred_and_not_counted_as_a_hit() -> None:
+    cache = fresh_cache()
+    document = chunked("1", [[1, 2]])
+    embed_buffer(FakeEngine(), [document], {}, cache, "acme", 100)
+    own = np.array([0.0, 0.6, 0.8], np.float32)
+    stored = {(document.document.record.document_id, document.chunks[0].text_hash): own}
+    done = embed_buffer(FakeEngine(), [document], stored, cache, "acme", 100)
+    np.testing.assert_array_equal(batch_vectors(done.batch.chunks)[0], own)
+    assert (done.reused, done.cache_hits) == (1, 0)
+
+
+def test_hits_and_reused_vectors_are_one_row_at_no_cost() -> None:
+    (event,) = usage_events(FakeEngine(), (), 7, "acme", None, NOW, cache_hits=3)
+    assert (event.reused, event.cache_hits, event.inputs, event.cost_usd) == (7, 3, 0, Decimal(0))

@@ -36,6 +36,7 @@ def event(run_id: UUID | None = None, *, client: str = "acme", occurred_at: date
         latency_s=0.75,
         occurred_at=occurred_at,
         reused=2,
+        cache_hits=5,
         metadata={"note": "a\0b"},
     )
 
@@ -54,8 +55,8 @@ def test_a_run_sums_its_own_calls_exactly(connection: psycopg.Connection) -> Non
     run_id = uuid4()
     for one in (event(run_id), replace(event(run_id), error_type="EngineFailed"), event(uuid4())):
         write_usage(connection, one)
-    assert usage_of_run(connection, run_id) == RunUsage(2, 1, 6, 200, 4, Decimal("0.00000026"), 3.0, 1.5)
-    assert usage_of_run(connection, uuid4()) == RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0)
+    assert usage_of_run(connection, run_id) == RunUsage(2, 1, 6, 200, 4, Decimal("0.00000026"), 3.0, 1.5, 10)
+    assert usage_of_run(connection, uuid4()) == RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0, 0)
 
 
 def test_days_are_listed_newest_first_and_for_one_client(connection: psycopg.Connection) -> None:
