@@ -184,7 +184,9 @@ def read_encoder(weights: Path, config: Path) -> Encoder:
         tensor = named.get(name)
         if tensor is None:
             raise BadConfig(f"{weights}: no tensor {name}: these are not the weights of {config}")
-        if not np.issubdtype(tensor.dtype, np.floating) or (dims and tensor.shape != dims):
+        # numpy has no bfloat16 of its own, and what stands in for it is no floating type to it.
+        is_floats = np.issubdtype(tensor.dtype, np.floating) or tensor.dtype.name == "bfloat16"
+        if not is_floats or (dims and tensor.shape != dims):
             raise BadConfig(
                 f"{weights}: tensor {name} is {tensor.dtype} of shape {tensor.shape}, expected floats"
                 f"{f' of shape {dims}' if dims else ''}: these are not the weights of {config}"

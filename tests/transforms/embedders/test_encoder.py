@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import orjson
 import pytest
@@ -98,6 +99,22 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not tensors")
     with pytest.raises(BadConfig, match=r"model\.safetensors"):
         read_encoder(path, write_config(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_weights_in_half_precision_are_widened(tmp_path: Path, kind: type) -> None:
+    config = settings()
+    narrow = {name: value.astype(kind) for name, value in tensors(config).items()}
+    write_json(tmp_path / "config.json", config)
+    save_file(narrow, tmp_path / "model.safetensors")
+    words = read_encoder(tmp_path / "model.safetensors", tmp_path / "config.json").words
+    assert words.dtype == np.float32
+    assert np.array_equal(words, narrow["embeddings.word_embeddings.weight"].astype(np.float32))
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    said = refusal(tmp_path, {"embeddings.position_embeddings.weight": np.zeros((16, 8), np.int64)})
+    assert "is int64 of shape (16, 8), expected floats" in said
 
 
 DISTILBERT = {
