@@ -58,6 +58,11 @@ FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
     "bert": ("Bert", {"pad_token_id": 0}),
     "roberta": ("Roberta", {"pad_token_id": 1}),
     "xlm-roberta": ("XLMRoberta", {"pad_token_id": 1}),
+    "camembert": ("Camembert", {"pad_token_id": 1}),
+    "distilbert": (
+        "DistilBert",
+        {"pad_token_id": 0, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
+    ),
     "mpnet": ("MPNet", {"pad_token_id": 1}),
 }
 
@@ -570,6 +575,7 @@ def test_other_models_give_the_vectors_of_sentence_transformers(
     assert cosine(fewer, expected[:, :5]).min() > 0.999999
     half = sentence_transformer_engine(tmp_path / "saved", space, 2, "cpu", "bf16").run(ids)
     assert cosine(half, expected).min() > 0.99
+    assert np.abs(half - expected).max() > 1e-4  # it was computed in what was asked for
 
 
 def test_a_folder_sentence_transformers_cannot_load_is_named(tmp_path: Path) -> None:
