@@ -46,11 +46,29 @@ lint: .venv/.installed-dev ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+.venv-bench/.installed: pyproject.toml
+	@$(PYTHON) -m venv .venv-bench
+	@echo "Installing headrace and what it is compared with into .venv-bench (torch included, several GB)"
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,torch]'
+	@touch $@
+
+.PHONY: install-bench
+install-bench: .venv-bench/.installed ## an environment for the benchmarks, peers included
+
+# sentence-transformers' backends need versions of transformers that exclude each other.
+.PHONY: install-peers
+install-peers: ## environments of sentence-transformers' ONNX and OpenVINO backends (several GB each)
+	@$(PYTHON) -m venv .venv-bench-onnx && .venv-bench-onnx/bin/python -m pip install --quiet --disable-pip-version-check 'sentence-transformers[onnx]'
+	@$(PYTHON) -m venv .venv-bench-openvino && .venv-bench-openvino/bin/python -m pip install --quiet --disable-pip-version-check 'sentence-transformers[openvino]'
+
 .PHONY: bench
-bench: .venv/.installed-dev ## retrieval and overhead on the real payloads beside the checkout
-	@$(BIN)/python -m benchmarks.retrieval --data ../shared/data
-	@$(BIN)/python -m benchmarks.overhead --data ../shared/data
+bench: .venv-bench/.installed ## every engine beside its peers on this machine; under 5 minutes after the install
+	@.venv-bench/bin/headrace bench
+
+.PHONY: bench-full
+bench-full: .venv-bench/.installed ## every figure and picture of this README; DATA=folder of real payloads
+	@.venv-bench/bin/headrace bench --full $(if $(DATA),--data $(DATA)) -- --results benchmarks/results
 
 .PHONY: clean
 clean: ## remove the environment and the demo's data
-	rm -rf .venv .headrace build *.egg-info
+	rm -rf .venv .venv-bench* .headrace build *.egg-info

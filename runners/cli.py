@@ -265,6 +265,30 @@ def export(
     out.print(f"{rows:,} chunks written to {path}")
 
 
+@app.command(epilog=_example("headrace bench --full --data ../payloads"))
+def bench(
+    full: Annotated[bool, typer.Option("--full", help="Every figure: hours on two cores.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of real payloads: adds quality and the whole job to --full.")
+    ] = None,
+    as_json: JsonOption = False,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(help="Options of benchmarks/suite.py, behind `--`.", show_default=False),
+    ] = None,
+) -> None:
+    """Measure this machine's ceiling, every engine beside its peers, and growth; needs a checkout.
+
+    What was measured before is kept; stopped at any moment, the next start goes on.
+    """
+    from runners.bench import run_benchmarks
+
+    arguments = ["--full"] * full + ["--as-json"] * as_json
+    if data is not None:
+        arguments += ["--data", str(data.resolve())]
+    raise typer.Exit(run_benchmarks([*arguments, *(more or [])]))
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Ctrl-C ends a run between two transactions; say so, and how to go on."""
