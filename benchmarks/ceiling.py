@@ -3,8 +3,8 @@
     python -m benchmarks.ceiling [--seconds 0.5] [--json FILE]
 
 Every library at hand (numpy, torch, ONNX Runtime, OpenVINO) multiplies matrices of several shapes in fp32, fp16, bf16
-and int8; the highest rate in each arithmetic is the machine's. Measured, since data sheets mislead: there are processors
-whose bf16 instruction runs at half the rate of fp32.
+and int8; the highest rate in each arithmetic is the machine's. Measured, since data sheets mislead: there
+are processors whose bf16 instruction runs at half the rate of fp32.
 """
 
 from __future__ import annotations

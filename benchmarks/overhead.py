@@ -133,6 +133,23 @@ def comparison(job: float, before: float, after: float, beam: Mapping[str, Any])
     }
 
 
+def misses(found: Mapping[str, Any]) -> list[str]:
+    """What falls short of what is wanted, a line each; Beam's own job counts where it was measured."""
+    floors = {
+        "unchanged_documents_per_s": WANTED_UNCHANGED_PER_S,
+        "share_of_bare_engine": WANTED_SHARE_OF_BARE,
+        "times_beam_mltransform": WANTED_TIMES_BEAM,
+    }
+    short = [
+        f"{name} is {found[name]}, wanted at least {least}"
+        for name, least in floors.items()
+        if found[name] is not None and found[name] < least
+    ]
+    if found["overhead_share"] > WANTED_OVERHEAD:
+        short.append(f"overhead_share is {found['overhead_share']}, wanted at most {WANTED_OVERHEAD}")
+    return short
+
+
 def _buffers(inputs: Iterable[TokenIds], max_buffer_tokens: int) -> Iterator[list[TokenIds]]:
     buffer: list[TokenIds] = []
     tokens = 0
@@ -197,19 +214,9 @@ def main() -> int:
     save(options.json, result)
     if options.no_model:
         return 0
-    good = (
-        found["overhead_share"] <= WANTED_OVERHEAD
-        and found["unchanged_documents_per_s"] >= WANTED_UNCHANGED_PER_S
-        and found["share_of_bare_engine"] >= WANTED_SHARE_OF_BARE
-        and (found["times_beam_mltransform"] or WANTED_TIMES_BEAM) >= WANTED_TIMES_BEAM
-    )
-    print(
-        f"time outside the engine: {found['overhead_share']:.1%} of the time inside it (wanted: at most"
-        f" {WANTED_OVERHEAD:.0%}); unchanged: {found['unchanged_documents_per_s']:,} documents/s (wanted: at least"
-        f" {WANTED_UNCHANGED_PER_S:,}); {found['share_of_bare_engine']:.2f} of the bare engine's rate (wanted: {WANTED_SHARE_OF_BARE});"
-        f" {found['times_beam_mltransform'] or 'not measured'} times Beam's MLTransform job (wanted: {WANTED_TIMES_BEAM})"
-    )
-    return 0 if good else 1
+    short = misses(found)
+    print("\n".join(short) or "as good as wanted")
+    return 1 if short else 0
 
 
 if __name__ == "__main__":
