@@ -1,7 +1,7 @@
 """Vectors in a table of their own beside the truth, for all workers and later runs.
 
-The table is unlogged: no write-ahead log, empty after a crash of the server, and nobody misses it. Deletions and notes
-of use pass over rows that another worker holds.
+The table is unlogged: no write-ahead log, empty after a crash of the server, and nobody misses it. Deletions and
+notes of use pass over rows that another worker holds.
 """
 
 from __future__ import annotations
