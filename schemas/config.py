@@ -88,7 +88,7 @@ class Model(Section):
     name: str = DEFAULT_MODEL
     folder: Path | None = None
     precision: Precision = "exact"
-    engine: Literal["onnx", "openvino", "torch"] | None = None
+    engine: Literal["onnx", "vnni", "torch"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=16)
     query_prefix: str | None = None

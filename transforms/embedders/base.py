@@ -22,9 +22,9 @@ class EngineFacts:
 
     Args:
         provider: `local`, or the name of a paid one.
-        engine: `onnx`, `openvino`, `torch`, ...
+        engine: `onnx`, `vnni`, `torch`, ...
         version: of the library that runs it.
-        arithmetic: of its matrix products: `fp32`, `bf16`, `int8`, ...; empty for remote.
+        arithmetic: of its matrix products: `fp32`, `bf16`, `int16`, `int8`, ...; empty for remote.
         threads: it computes with, over all streams; 0 for remote.
         streams: calls that are worth making at once, each from a thread of its own.
         max_batch_tokens: padded tokens of one call at which it is fastest.

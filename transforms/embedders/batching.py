@@ -16,8 +16,6 @@ from transforms.embedders.base import Engine, TokenIds, Vectors
 
 Indices = npt.NDArray[np.intp]
 
-MAX_BATCH_ROWS = 512
-
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:
@@ -83,7 +81,6 @@ class EmbedResult:
 def plan_batches(
     lengths: Sequence[int] | npt.NDArray[np.integer],
     max_batch_tokens: int,
-    max_batch_rows: int = MAX_BATCH_ROWS,
 ) -> list[Indices]:
     """Indices of `lengths` in batches, longest first, each index once.
 
@@ -96,7 +93,7 @@ def plan_batches(
     start = 0
     while start < len(order):
         longest = max(1, int(tokens[order[start]]))
-        rows = min(max(1, max_batch_tokens // longest), max_batch_rows)
+        rows = max(1, max_batch_tokens // longest)
         batches.append(order[start : start + rows])
         start += rows
     return batches

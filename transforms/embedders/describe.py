@@ -6,7 +6,6 @@ from typing import TypedDict
 
 from schemas.config import Model
 from schemas.spaces import Precision
-from transforms.embedders.choice import choose_engine
 from transforms.embedders.loading import engine_choice
 from transforms.embedders.models import check_folder, default_cache_dir, find_model, space_from, spec_in
 from transforms.embedders.registry import REGISTRY
@@ -59,7 +58,7 @@ def _describe(model: Model, configured: bool) -> ModelRow:
     pinned = REGISTRY.get(model.name)
     spec = spec_in(model, found) if found is not None else pinned
     space = space_from(spec, model) if spec is not None else None
-    choice = engine_choice(model, spec) if spec is not None else choose_engine(model)
+    choice = engine_choice(model, spec, found)
     return ModelRow(
         name=model.name,
         configured=configured,

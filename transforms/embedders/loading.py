@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -13,11 +14,14 @@ from transforms.embedders.base import Engine, Tokenizer
 from transforms.embedders.canary import check_canary
 from transforms.embedders.choice import EngineChoice, choose_engine
 from transforms.embedders.cores import available_cores
-from transforms.embedders.encoder import Encoder, read_encoder
+from transforms.embedders.encoder import Encoder, EncoderShape, read_encoder, read_shape
 from transforms.embedders.models import default_cache_dir, locate_model, space_of, spec_in
 from transforms.embedders.pooling import known_pooling
 from transforms.embedders.registry import ModelSpec
 from transforms.embedders.tokenizer import ModelTokenizer
+from transforms.embedders.vnni import VnniEngine
+
+log = logging.getLogger(__name__)
 
 _lock = threading.RLock()
 _folders: dict[tuple[str, Path | None, Path], Path] = {}
@@ -44,7 +48,7 @@ def load_engine(model: Model) -> Engine:
         CanaryMismatch: it does not give the known vectors of its space.
     """
     with _lock:
-        return _engine(model, engine_choice(model, spec_in(model, _folder(model))))
+        return _engine(model, engine_choice(model, spec_in(model, _folder(model)), _folder(model)))
 
 
 def load_fp32_engine(model: Model) -> Engine:
@@ -57,14 +61,14 @@ def load_fp32_engine(model: Model) -> Engine:
         return _engine(model, choose_engine(model.model_copy(update={"engine": "onnx"})))
 
 
-def engine_choice(model: Model, spec: ModelSpec) -> EngineChoice:
-    """As `choose_engine`, but a ready ONNX graph leaves no choice.
+def engine_choice(model: Model, spec: ModelSpec | None, folder: Path | None) -> EngineChoice:
+    """As `choose_engine`, for what is known of the model; a ready ONNX graph leaves no choice.
 
     Raises:
-        BadConfig: an engine is named that does not read one.
+        BadConfig: an engine is named that cannot run here, or does not read such a graph.
     """
-    if not spec.is_onnx:
-        return choose_engine(model)
+    if spec is None or not spec.is_onnx:
+        return choose_engine(model, _shape(model, spec, folder))
     if model.engine not in (None, "onnx"):
         raise BadConfig(
             f"model.engine: {model.engine} reads safetensors, {spec.name} comes as {spec.weights} alone: remove the "
@@ -74,11 +78,20 @@ def engine_choice(model: Model, spec: ModelSpec) -> EngineChoice:
     return EngineChoice("onnx", "fp32", threads, f"the model comes as a ready graph, {spec.weights}")
 
 
+def _shape(model: Model, spec: ModelSpec | None, folder: Path | None) -> EncoderShape | None:
+    """The encoder's; None if its files are not here, or torch runs it whatever it is."""
+    if spec is None or folder is None or model.engine == "torch":
+        return None
+    return read_shape(folder / spec.config)
+
+
 def _engine(model: Model, choice: EngineChoice) -> Engine:
     folder, space = _folder(model), space_of(model)
     key = (folder, space, choice)
     engine = _engines.get(key)
     if engine is None:
+        if choice.falls_back:
+            log.warning("%s in %s: %s", space.model, choice.arithmetic, choice.why)
         engine = _build(model, folder, space, choice)
         check_canary(engine, _tokenizer(model))
         _engines[key] = engine
@@ -86,17 +99,36 @@ def _engine(model: Model, choice: EngineChoice) -> Engine:
 
 
 def _build(model: Model, folder: Path, space: EmbeddingSpace, choice: EngineChoice) -> Engine:
+    """Imports the chosen engine's library, and no other."""
     spec = spec_in(model, folder)
+    if choice.engine == "torch":
+        from transforms.embedders.torch_engine import encoder_engine, sentence_transformer_engine
+
+        if not spec.more_modules and _is_known_to_headrace(folder / spec.config, space):
+            return encoder_engine(_encoder(model, folder, space), space, choice.threads)
+        return sentence_transformer_engine(folder, space, choice.threads)
     if spec.is_onnx:
         from transforms.embedders.onnx_file import OnnxFileEngine
 
         return OnnxFileEngine(folder / spec.weights, space, choice.threads)
     encoder = _encoder(model, folder, space)
+    if choice.engine == "vnni":
+        return VnniEngine(encoder, space, 16 if choice.arithmetic == "int16" else 8, choice.threads)
     from transforms.embedders.onnx import OnnxEngine
     from transforms.embedders.onnx_graph import build_graph
 
     graph = build_graph(encoder, known_pooling(space.pooling), space.normalize, space.dimensions)
     return OnnxEngine(graph, space, choice.threads)
+
+
+def _is_known_to_headrace(config: Path, space: EmbeddingSpace) -> bool:
+    """Whether our own encoder computes the model, or only sentence-transformers' modules do."""
+    try:
+        read_shape(config)
+        known_pooling(space.pooling)
+    except BadConfig:
+        return False
+    return True
 
 
 def _encoder(model: Model, folder: Path, space: EmbeddingSpace) -> Encoder:
@@ -128,10 +160,17 @@ def _folder(model: Model) -> Path:
     return _folders[key]
 
 
+_of_the_parent: list[Engine] = []
+
+
 def _forget() -> None:
-    """A forked child has no threads to run its parent's sessions with, and its parent's lock may be held."""
+    """A forked child has no threads to run its parent's sessions with, and its parent's lock may be held.
+
+    The sessions are kept unused: to destroy one waits for threads that the child does not have.
+    """
     global _lock
     _lock = threading.RLock()
+    _of_the_parent.extend(_engines.values())
     _engines.clear()
 
 

@@ -19,7 +19,7 @@ def model_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def engine(model_folder: Path) -> Engine:
-    return load_engine(Model(folder=model_folder, threads=2))
+    return load_engine(Model(folder=model_folder, engine="onnx", threads=2))
 
 
 @pytest.fixture(scope="session")

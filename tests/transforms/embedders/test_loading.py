@@ -17,14 +17,14 @@ from transforms.embedders.loading import load_engine, load_tokenizer
 
 def test_all_threads_share_one_engine_and_one_tokenizer(model_folder: Path, engine: Engine) -> None:
     with ThreadPoolExecutor(8) as pool:
-        engines = list(pool.map(load_engine, [Model(folder=model_folder, threads=2)] * 16))
+        engines = list(pool.map(load_engine, [Model(folder=model_folder, engine="onnx", threads=2)] * 16))
         tokenizers = list(pool.map(load_tokenizer, [Model(folder=model_folder)] * 16))
     assert {id(loaded) for loaded in engines} == {id(engine)}
     assert len({id(loaded) for loaded in tokenizers}) == 1
 
 
 def test_settings_of_batches_do_not_load_another_engine(model_folder: Path, engine: Engine) -> None:
-    assert load_engine(Model(folder=model_folder, threads=2, max_batch_tokens=64)) is engine
+    assert load_engine(Model(folder=model_folder, engine="onnx", threads=2, max_batch_tokens=64)) is engine
 
 
 def test_an_engine_that_fails_its_canary_is_not_handed_out(

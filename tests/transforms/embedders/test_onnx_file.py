@@ -113,9 +113,9 @@ def test_it_is_its_own_fp32_engine_and_runs_on_nothing_else(tmp_path: Path) -> N
     folder = folder_with(tmp_path)
     assert load_fp32_engine(model_in(folder)).run(BATCH).shape == (3, 24)
     with pytest.raises(
-        BadConfig, match=r"openvino reads safetensors, tiny/graph comes as onnx/model\.onnx alone"
+        BadConfig, match=r"vnni reads safetensors, tiny/graph comes as onnx/model\.onnx alone"
     ):
-        load_engine(model_in(folder, engine="openvino"))
+        load_engine(model_in(folder, engine="vnni"))
 
 
 def test_the_digest_covers_tensors_kept_beside_the_graph(tmp_path: Path) -> None:
