@@ -28,7 +28,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from benchmarks.corpora import JIRA, jira_chunks, jira_texts
+from benchmarks.corpora import JIRA, jira_chunks, jira_texts, short_texts
 from benchmarks.hardware import machine
 from benchmarks.memory import peak_memory
 from benchmarks.model_folders import write_reference_folder
@@ -88,6 +88,7 @@ def bare_tokens_per_s(model: Model, export: Path, every: int) -> float:
     """Rate of the engine alone on the chunks of an export: every so many-th buffer, as the job would fill it."""
     engine, tokenizer = load_engine(model), load_tokenizer(model)
     tokens, seconds = 0, 0.0
+    embed_all(engine, tokenizer.encode(list(islice(short_texts(), 64))), model.max_batch_tokens)  # warms up
     chunks = jira_chunks(export, tokenizer, engine.space.max_tokens)
     for buffer in islice(
         _buffers((chunk.token_ids for chunk in chunks), model.max_buffer_tokens), 0, None, every
