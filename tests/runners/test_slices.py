@@ -149,15 +149,15 @@ def test_a_retried_dead_letter_that_now_passes_is_stored_and_resolved(
 
     from runners.progress_bar import run_progress
     from schemas.errors import EngineFailed
-    from transforms.embedders.onnx import OnnxEngine
+    from transforms.embedders.loading import load_engine
 
     config = make_config(write_export(tmp_path / "a.jsonl", map(issue, range(3))))
     with monkeypatch.context() as broken:
 
-        def fail(self: OnnxEngine, batch: object) -> None:
+        def fail(engine: object, batch: object) -> None:
             raise EngineFailed("out of order")
 
-        broken.setattr(OnnxEngine, "run", fail)
+        broken.setattr(type(load_engine(config.model)), "run", fail)
         first = run_quietly(config)
     assert first.totals == {"dead_lettered": 3}
     assert first.usage.failed_calls == first.usage.calls > 0
