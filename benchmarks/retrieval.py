@@ -134,7 +134,9 @@ def _scores(connection: psycopg.Connection, config: Config, judged: Judged, k: i
     queries = [query for query in judged.relevant if query in judged.texts]
     vectors = embed_texts(config, [judged.texts[query] for query in queries])
     found: dict[str, float] = {"queries": len(queries)}
-    for mode, name in [*((mode, mode) for mode in MODES), *EXHAUSTIVE]:
+    # Words do not depend on the precision, so they are searched with one of them only.
+    modes = [(mode, mode) for mode in MODES] if config.model.precision == "exact" else []
+    for mode, name in [*modes, *EXHAUSTIVE]:
         gains, recalls, seconds = [], [], []
         for query, vector in zip(queries, vectors, strict=True):
             started = time.perf_counter()
