@@ -37,9 +37,9 @@ from transforms.embedders.padding import check_lengths
 from transforms.embedders.tokenizer import cut
 
 MAX_TOKENS = 256
-SIZES_QUICK = {"short": 512, "mixed": 128, "long": 32}
+SIZES_QUICK = {"short": 256, "mixed": 96, "long": 16}
 SIZES_FULL = {"short": 2048, "mixed": 512, "jira": 256, "long": 128}
-ROUNDS_QUICK, ROUNDS_FULL = 3, 5
+ROUNDS_QUICK, ROUNDS_FULL = 2, 5
 BATCH_SIZES = (32, 64, 100, 256)
 """Of sentence-transformers; 32 is its default."""
 BUDGETS = (256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -128,14 +128,19 @@ class Run:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         part.rename(self._path)
 
+    def end(self, contender: Contender) -> None:
+        """End one contender's process, if it was started."""
+        worker = self.workers.pop(_process(contender), None)
+        if worker is not None:
+            worker.close()
+
     def close(self) -> None:
         """End all contenders."""
         for worker in self.workers.values():
             worker.close()
 
     def _worker(self, contender: Contender) -> Worker:
-        # Batch sizes of one peer share its process.
-        key = json.dumps([contender.spec, contender.python])
+        key = _process(contender)
         if key not in self.workers:
             self.workers[key] = Worker(contender, self.work / "workers.log")
         worker = self.workers[key]
@@ -145,6 +150,11 @@ class Run:
     def _say(self, key: str, found: dict[str, Any]) -> None:
         rate = f"{found['texts'] / found['seconds']:10.1f} texts/s" if "seconds" in found else found["error"]
         print(f"{key.replace('|', ', '):60} {rate}", file=sys.stderr, flush=True)
+
+
+def _process(contender: Contender) -> str:
+    """Batch sizes of one peer share its process."""
+    return json.dumps([contender.spec, contender.python])
 
 
 def run_rounds(run: Run, contenders: Sequence[Contender], corpora: Iterable[str], rounds: int) -> None:
@@ -162,7 +172,7 @@ def run_rounds(run: Run, contenders: Sequence[Contender], corpora: Iterable[str]
 def without_twins(
     run: Run, contenders: Sequence[Contender], corpus: str
 ) -> tuple[list[Contender], dict[str, str]]:
-    """Leave out an engine asked for by name that is the one chosen anyway.
+    """Leave out an engine asked for by name that computes as one before it does.
 
     Returns:
         The others, and name of the one left out -> name of its twin.
@@ -174,15 +184,12 @@ def without_twins(
         # What a short corpus costs is little, and it loads the engine, which says what it is.
         found = run.ask(contender, corpus, "hello", limit=8)
         facts = found.get("facts") or {}
-        key = (
-            contender.spec["model"]["precision"],
-            facts.get("engine", contender.name),
-            facts.get("arithmetic", ""),
-        )
-        if key in seen:
+        key = (facts.get("engine", contender.name), facts.get("arithmetic", ""))
+        if key in seen and "engine" in contender.spec["model"]:
             twins[contender.name] = seen[key]
+            run.end(contender)
         else:
-            seen[key] = contender.name
+            seen.setdefault(key, contender.name)
             kept.append(contender)
     return kept, twins
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -102,13 +103,18 @@ def run(step: Step, results: Path, again: bool, quiet: bool) -> dict[str, Any]:
         return {"kept": True, "code": 0}
     target = ("--results", str(results)) if step.module == "plots" else ("--json", str(file))
     started = time.perf_counter()
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", f"benchmarks.{step.module}", *step.arguments, *target],
         cwd=ROOT,
-        check=False,
         stdout=sys.stderr if quiet else None,
     )
-    return {"seconds": round(time.perf_counter() - started, 1), "code": done.returncode}
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    return {"seconds": round(time.perf_counter() - started, 1), "code": code}
 
 
 def main() -> int:
@@ -150,9 +156,14 @@ def main() -> int:
     plan = [step for step in plan if not options.only or step.name in options.only]
     results.mkdir(parents=True, exist_ok=True)
     outcome = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for number, step in enumerate(plan, start=1):
         print(f"[{number}/{len(plan)}] {step.name}", file=sys.stderr, flush=True)
-        outcome[step.name] = run(step, results, options.again, options.as_json)
+        try:
+            outcome[step.name] = run(step, results, options.again, options.as_json)
+        except KeyboardInterrupt:
+            print("interrupted; start again to go on", file=sys.stderr)
+            return 130
         print(f"[{number}/{len(plan)}] {step.name}: {outcome[step.name]}", file=sys.stderr, flush=True)
     if options.as_json:
         files = {step.name: results / f"{step.name}.json" for step in plan}

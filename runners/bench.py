@@ -9,6 +9,7 @@ from pathlib import Path
 
 from schemas.errors import MissingFile
 
+INTERRUPTED = 130
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -18,7 +19,7 @@ def run_benchmarks(arguments: Sequence[str], root: Path = ROOT) -> int:
     Args:
         arguments: of the suite.
     Returns:
-        Its exit code.
+        Its exit code; 130 when this process was interrupted.
 
     Raises:
         MissingFile: this is an installed package without its repository.
@@ -29,4 +30,10 @@ def run_benchmarks(arguments: Sequence[str], root: Path = ROOT) -> int:
             "`make install-bench` there, then `.venv-bench/bin/headrace bench`"
         )
     command = [sys.executable, "-m", "benchmarks.suite", *arguments]
-    return subprocess.run(command, cwd=root, check=False).returncode  # noqa: S603  (our own interpreter and file)
+    suite = subprocess.Popen(command, cwd=root)  # noqa: S603  (our own interpreter and file)
+    try:
+        return suite.wait()
+    except KeyboardInterrupt:
+        suite.terminate()  # ends what it started as well
+        suite.wait()
+        return INTERRUPTED

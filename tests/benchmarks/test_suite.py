@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks.ceiling import Rate, ceilings, measure
 from benchmarks.engines import own_contenders, without_twins
-from benchmarks.hardware import code_digest, instruction_sets, machine
+from benchmarks.hardware import ROOT, code_digest, instruction_sets, machine
 from benchmarks.model_folders import SHAPES, random_tensors, write_random_folder
 from benchmarks.overhead import comparison
 from benchmarks.overhead import misses as job_misses
 from benchmarks.plots import quality_points
 from benchmarks.retrieval import differences, lost
 from benchmarks.suite import Step, run, save, steps
+from benchmarks.workers import Contender
 from runners.bench import run_benchmarks
 from schemas.config import Model
 from schemas.errors import MissingFile
@@ -108,13 +113,19 @@ def test_random_weights_are_the_same_for_a_seed() -> None:
 
 
 def test_an_engine_that_is_chosen_anyway_is_measured_once() -> None:
+    ended: list[str] = []
+
     class Told:
         def ask(self, contender: object, corpus: str, what: str, limit: int) -> dict[str, object]:
             return {"facts": {"engine": "onnx", "arithmetic": "fp32"}}
 
+        def end(self, contender: Contender) -> None:
+            ended.append(contender.name)
+
     kept, twins = without_twins(Told(), own_contenders(), "short")  # type: ignore[arg-type]
     assert [contender.name for contender in kept] == ["headrace exact", "headrace fast"]
-    assert twins["headrace fast onnx"] == "headrace fast"
+    assert twins["headrace fast onnx"] == "headrace exact"
+    assert ended == list(twins)
 
 
 def test_what_fast_loses_beyond_its_bounds_is_named() -> None:
@@ -151,3 +162,19 @@ def test_quality_is_drawn_for_precisions_with_a_rate() -> None:
     figures = {"stsb_spearman": 1.0, "scifact_vector_ndcg": 2.0, "jira_vector_ndcg": 3.0}
     points = quality_points({"rows": rows}, {"exact": {"figures": figures}, "fast": {"figures": figures}})
     assert points == [("exact", 5.0, figures)]
+
+
+def test_an_interrupted_command_leaves_nothing_running(tmp_path: Path) -> None:
+    code = "import sys; from runners.bench import run_benchmarks; sys.exit(run_benchmarks(sys.argv[1:]))"
+    arguments = ["--only", "growth-exact", "--results", str(tmp_path)]
+    command = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stderr is not None
+    assert "growth-exact" in command.stderr.readline()
+    started = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(signal.SIGINT)
+    assert "interrupted; start again to go on" in command.communicate(timeout=60)[1]
+    assert command.returncode == 130
+    psutil.wait_procs(started, timeout=20)
+    assert [process.pid for process in started if process.is_running()] == []
