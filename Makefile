@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+BUILT_FROM := pyproject.toml setup.py $(wildcard transforms/embedders/kernels/*.[ch])
 
 .PHONY: help
 help: ## this list
@@ -10,12 +11,12 @@ help: ## this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "headrace needs Python 3.11 or newer, found: $$($(PYTHON) --version). Say which with: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "No virtual environment could be made. On Debian: apt-get install python3-venv"; exit 1; }
 
-.venv/.installed: pyproject.toml | .venv/bin/python
+.venv/.installed: $(BUILT_FROM) | .venv/bin/python
 	@echo "Installing headrace into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml | .venv/bin/python
+.venv/.installed-dev: $(BUILT_FROM) | .venv/bin/python
 	@echo "Installing headrace and its development tools into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/.installed
@@ -46,7 +47,7 @@ lint: .venv/.installed-dev ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-.venv-bench/.installed: pyproject.toml
+.venv-bench/.installed: $(BUILT_FROM)
 	@$(PYTHON) -m venv .venv-bench
 	@echo "Installing headrace and what it is compared with into .venv-bench (torch included, several GB)"
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,torch]'
@@ -71,4 +72,4 @@ bench-full: .venv-bench/.installed ## every figure and picture of this README; D
 
 .PHONY: clean
 clean: ## remove the environment and the demo's data
-	rm -rf .venv .venv-bench* .headrace build *.egg-info
+	rm -rf .venv .venv-bench* .headrace build *.egg-info transforms/embedders/kernels/*.so
