@@ -74,6 +74,9 @@ def summary_as_dict(summary: RunSummary) -> dict[str, Any]:
         "tokens_seen": summary.tokens_seen,
         "tokens_truncated": summary.tokens_truncated,
         "usage": {**dataclasses.asdict(summary.usage), "hit_rate": round(summary.usage.hit_rate, 4)},
+        "engine_s": round(summary.work.engine_s, 3),
+        "chunk_s": round(summary.work.chunk_s, 3),
+        "waited_for_engine_s": round(summary.work.wait_s, 3),
         "quality": {**dataclasses.asdict(summary.quality), "quality_score": summary.quality.quality_score},
         "indexes": {client: dataclasses.asdict(report) for client, report in summary.indexes.items()},
     }
@@ -99,7 +102,11 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     }
     for client, index in summary.indexes.items():
         facts[f"FAISS index of {client}"] = f"{index.count:,} vectors, {index.kind} ({index.action})"
-    facts["duration"] = f"{summary.duration_s:.1f} s"
+    work, duration_s = summary.work, summary.duration_s
+    facts["duration"] = (
+        f"{duration_s:.1f} s; the engine at work {work.engine_s / duration_s:.0%} of it, tokenizing and cutting"
+        f" {work.chunk_s / duration_s:.0%} beside it"
+    )
     print_facts(console, facts)
     for reason, number in sorted(skipped(summary.totals).items()):
         console.print(f"  skipped {number:,}: {reason}", highlight=False)

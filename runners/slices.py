@@ -34,6 +34,7 @@ from transforms.dead_letters import load_for_retry, resolve_superseded
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
 from transforms.postgres import open_store
+from transforms.progress import Counts
 from transforms.quality_reports import summarise_run
 from transforms.sinks.faiss_index import IndexReport, update_index
 from transforms.spaces import analyze, build_vector_index, register_space
@@ -58,6 +59,7 @@ class RunSummary:
         outcomes: for each source, outcome -> records (`read` is their sum).
         tokens_seen: tokens of the documents' texts that were cut into chunks.
         tokens_truncated: of those, in no chunk.
+        work: in this process, the engine's time and that of the steps beside it among it.
         indexes: for each client, what became of its FAISS index.
     """
 
@@ -69,6 +71,7 @@ class RunSummary:
     tokens_truncated: int
     usage: RunUsage
     quality: QualityReport
+    work: Counts
     indexes: dict[str, IndexReport] = field(default_factory=dict)
 
     @property
@@ -117,7 +120,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
     """
     if not config.sources:
         raise BadConfig("no sources are configured: add a [[sources]] table, as the README shows")
-    started = time.monotonic()
+    started, before = time.monotonic(), progress.current()
     bar.step("starting")
     load_tokenizer(config.model)  # the model is found and verified before anything is written
     extractors = [build_extractor(source, source.client or config.client) for source in config.sources]
@@ -164,6 +167,7 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
         tokens_truncated=tokens["truncated"],
         usage=usage,
         quality=quality,
+        work=progress.current().since(before),
         indexes=indexes,
     )
 

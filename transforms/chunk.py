@@ -7,6 +7,7 @@ each would cost as much as a fast model.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from schemas.config import Chunking, Model
 from schemas.documents import Chunk, ChunkedDocument, DeadLetter, Document
 from schemas.errors import BadConfig, RecordError
 from schemas.ids import text_hash
+from transforms import progress
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
 from transforms.embedders.word_memo import WordMemo
@@ -212,8 +214,10 @@ class _ChunkFn(beam.DoFn):  # type: ignore[misc]
         room_for_text(self._words, self._max_tokens, self._prefix)  # refused before the first document
 
     def process(self, document: Document) -> Iterator[Any]:
+        began = time.perf_counter()
         try:
             chunked = chunk_document(document, self._words, self._options, self._max_tokens, self._prefix)
+            progress.add(chunk_s=time.perf_counter() - began)
             Metrics.counter(TOKENS, "seen").inc(chunked.tokens_seen)
             Metrics.counter(TOKENS, "truncated").inc(chunked.tokens_truncated)
             yield chunked

@@ -17,6 +17,7 @@ class Counts:
     Args:
         engine_s: seconds the engine was at work.
         wait_s: of them, seconds the steps around it could do nothing but wait.
+        chunk_s: seconds of tokenizing and cutting, most of them while the engine is at work.
     """
 
     documents: int = 0
@@ -24,6 +25,18 @@ class Counts:
     tokens: int = 0
     engine_s: float = 0.0
     wait_s: float = 0.0
+    chunk_s: float = 0.0
+
+    def since(self, earlier: Counts) -> Counts:
+        """What happened between two readings."""
+        return Counts(
+            self.documents - earlier.documents,
+            self.chunks - earlier.chunks,
+            self.tokens - earlier.tokens,
+            self.engine_s - earlier.engine_s,
+            self.wait_s - earlier.wait_s,
+            self.chunk_s - earlier.chunk_s,
+        )
 
 
 _lock = threading.Lock()
@@ -31,7 +44,12 @@ _counts = Counts()
 
 
 def add(
-    documents: int = 0, chunks: int = 0, tokens: int = 0, engine_s: float = 0.0, wait_s: float = 0.0
+    documents: int = 0,
+    chunks: int = 0,
+    tokens: int = 0,
+    engine_s: float = 0.0,
+    wait_s: float = 0.0,
+    chunk_s: float = 0.0,
 ) -> None:
     """Add to the counters."""
     global _counts
@@ -42,6 +60,7 @@ def add(
             _counts.tokens + tokens,
             _counts.engine_s + engine_s,
             _counts.wait_s + wait_s,
+            _counts.chunk_s + chunk_s,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from schemas.config import Model
@@ -58,7 +59,11 @@ def load_fp32_engine(model: Model) -> Engine:
         As `load_engine`.
     """
     with _lock:
-        return _engine(model, choose_engine(model.model_copy(update={"engine": "onnx"})))
+        spec, folder = spec_in(model, _folder(model)), _folder(model)
+        if spec.is_onnx or _is_known_to_headrace(spec, folder):
+            return _engine(model, choose_engine(model.model_copy(update={"engine": "onnx"})))
+        choice = choose_engine(model.model_copy(update={"engine": "torch"}))
+        return _engine(model, replace(choice, arithmetic="fp32"))
 
 
 def engine_choice(model: Model, spec: ModelSpec | None, folder: Path | None) -> EngineChoice:
@@ -104,9 +109,12 @@ def _build(model: Model, folder: Path, space: EmbeddingSpace, choice: EngineChoi
     if choice.engine == "torch":
         from transforms.embedders.torch_engine import encoder_engine, sentence_transformer_engine
 
-        if not spec.more_modules and _is_known_to_headrace(folder / spec.config, space):
-            return encoder_engine(_encoder(model, folder, space), space, choice.threads)
-        return sentence_transformer_engine(folder, space, choice.threads)
+        # On a card torch itself knows which half precision it has.
+        arithmetic = choice.arithmetic if choice.arithmetic == "fp32" else None
+        if _is_known_to_headrace(spec, folder):
+            encoder = _encoder(model, folder, space)
+            return encoder_engine(encoder, space, choice.threads, arithmetic=arithmetic)
+        return sentence_transformer_engine(folder, space, choice.threads, arithmetic=arithmetic)
     if spec.is_onnx:
         from transforms.embedders.onnx_file import OnnxFileEngine
 
@@ -121,14 +129,14 @@ def _build(model: Model, folder: Path, space: EmbeddingSpace, choice: EngineChoi
     return OnnxEngine(graph, space, choice.threads)
 
 
-def _is_known_to_headrace(config: Path, space: EmbeddingSpace) -> bool:
+def _is_known_to_headrace(spec: ModelSpec, folder: Path) -> bool:
     """Whether our own encoder computes the model, or only sentence-transformers' modules do."""
     try:
-        read_shape(config)
-        known_pooling(space.pooling)
+        read_shape(folder / spec.config)
+        known_pooling(spec.pooling)
     except BadConfig:
         return False
-    return True
+    return not spec.more_modules
 
 
 def _encoder(model: Model, folder: Path, space: EmbeddingSpace) -> Encoder:

@@ -154,7 +154,7 @@ class KernelWeights:
 
     def _linear(self, linear: Linear, bits: Bits) -> CLinear:
         whole, scale = quantise_rows(linear.weight, bits)
-        sums = whole.sum(axis=1, dtype=np.int32)
+        sums = (whole.sum(axis=1, dtype=np.int64) * scale).astype(np.float32)
         return CLinear(
             self._keep(pack_rows(whole)), self._keep(scale), self._keep(sums), self._keep(linear.bias)
         )

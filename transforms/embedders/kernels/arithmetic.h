@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #define ROWS 6    /* of a tile: 6 x 4 registers of sums, 4 of weights, 2 to spare */
 #define VECTORS 4 /* of 16 columns each */
 #define PANEL (16 * VECTORS)
@@ -49,7 +49,7 @@ INLINE __m512 floats_at(const void *row, int column, const int is_half) {
 }
 
 INLINE void quantise(const int bits, const int is_half, const void *row, int columns, uint8_t *out, float *scale,
-                     int32_t *zero) {
+                     float *offset) {
     __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
     for (int i = 0; i < columns; i += 16) {
         const __m512 value = floats_at(row, i, is_half);
@@ -59,9 +59,9 @@ INLINE void quantise(const int bits, const int is_half, const void *row, int col
     const float least = _mm512_reduce_min_ps(low), most = _mm512_reduce_max_ps(high);
     if (bits == 8) {
         const float range = most - least, inverse = range > 1e-30f ? 255.0f / range : 0.0f;
-        const int32_t offset = (int32_t)(-least * inverse + 0.5f);
+        const int32_t zero = (int32_t)(-least * inverse + 0.5f);
         const __m512 factor = _mm512_set1_ps(inverse);
-        const __m512i shift = _mm512_set1_epi32(offset);
+        const __m512i shift = _mm512_set1_epi32(zero);
         for (int i = 0; i < columns; i += 16) {
             const __m512i q =
                 _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(floats_at(row, i, is_half), factor)), shift);
@@ -69,7 +69,7 @@ INLINE void quantise(const int bits, const int is_half, const void *row, int col
                              _mm512_cvtusepi32_epi8(_mm512_max_epi32(q, _mm512_setzero_si512())));
         }
         *scale = range / 255.0f;
-        *zero = offset;
+        *offset = *scale * (float)zero;
     } else {
         const float largest = most > -least ? most : -least;
         const __m512 factor = _mm512_set1_ps(largest > 1e-30f ? ACTIVATION_LIMIT / largest : 0.0f);
@@ -78,7 +78,7 @@ INLINE void quantise(const int bits, const int is_half, const void *row, int col
             _mm256_storeu_si256((__m256i *)(out + 2 * i), _mm512_cvtsepi32_epi16(q));
         }
         *scale = largest / ACTIVATION_LIMIT;
-        *zero = 0;
+        *offset = 0;
     }
 }
 
@@ -92,8 +92,9 @@ INLINE __m512i dot(const int bits, __m512i sum, __m512i row, __m512i columns) {
     return sum;
 }
 
+/* Sums of products of `rows` rows with 16 * `vectors` columns; 24 registers of sums at most. */
 INLINE void tile(const int bits, const int rows, const int vectors, const uint8_t *a, size_t a_stride,
-                 const uint8_t *b, size_t b_stride, int steps, __m512i sums[ROWS][VECTORS]) {
+                 const uint8_t *b, size_t b_stride, int steps, __m512i sums[rows][vectors]) {
     UNROLL
     for (int r = 0; r < rows; r++) UNROLL
     for (int v = 0; v < vectors; v++) sums[r][v] = _mm512_setzero_si512();

@@ -3,6 +3,8 @@
 #define HEADRACE_ATTENTION_H
 #include "arithmetic.h"
 
+#define QUERIES 12 /* at once: 12 x 2 registers of sums, of 32 columns */
+
 /* What keeps sums of int32 from overflowing: depth * limit * limit < 2^31, and shares that add up to less than
  * 2^31 / limit. */
 #define KEY_LIMIT(depth) ((depth) == 32 ? 8191.0f : 5792.0f)
@@ -24,8 +26,8 @@ INLINE void head_attention(const int depth, const float *q, size_t stride, int l
     int16_t *queries = (int16_t *)space;                              /* (length, depth) */
     int32_t *keys = (int32_t *)(queries + (size_t)padded * depth);    /* (depth / 2, padded) of pairs */
     int16_t *values = (int16_t *)(keys + (size_t)padded * depth / 2); /* (padded / 2, depth) of pairs */
-    float *scores = (float *)(values + (size_t)padded * depth);       /* (ROWS, padded) */
-    int16_t *shares = (int16_t *)(scores + (size_t)ROWS * padded);    /* (ROWS, padded) */
+    float *scores = (float *)(values + (size_t)padded * depth);       /* (QUERIES, padded) */
+    int16_t *shares = (int16_t *)(scores + (size_t)QUERIES * padded); /* (QUERIES, padded) */
     const float value_largest = largest(v, stride, length, depth);
     const __m512 value_factor = _mm512_set1_ps(value_largest > 1e-30f ? VALUE_LIMIT / value_largest : 0.0f);
     const float key_largest = largest(k, stride, length, depth), query_largest = largest(q, stride, length, depth);
@@ -61,18 +63,19 @@ INLINE void head_attention(const int depth, const float *q, size_t stride, int l
     const float unscale =
         key_largest * query_largest / (KEY_LIMIT(depth) * KEY_LIMIT(depth)) / __builtin_sqrtf((float)depth);
     const __m512 score_scale = _mm512_set1_ps(unscale);
-    for (int t = 0; t < length; t += ROWS) {
-        const int rows = length - t < ROWS ? length - t : ROWS;
+    for (int t = 0; t < length; t += QUERIES) {
+        const int rows = length - t < QUERIES ? length - t : QUERIES;
         const uint8_t *a = (const uint8_t *)(queries + t * depth);
         for (int c = 0; c < padded; c += 32) {
-            __m512i sums[ROWS][VECTORS];
-            tile(16, ROWS, 2, a, 2 * depth, (const uint8_t *)(keys + c), 4 * (size_t)padded, depth / 2, sums);
-            for (int r = 0; r < ROWS; r++)
+            __m512i sums[QUERIES][2];
+            tile(16, QUERIES, 2, a, 2 * depth, (const uint8_t *)(keys + c), 4 * (size_t)padded, depth / 2, sums);
+            UNROLL
+            for (int r = 0; r < QUERIES; r++)
                 for (int i = 0; i < 2; i++)
                     _mm512_storeu_ps(scores + r * padded + c + 16 * i,
                                      _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][i]), score_scale));
         }
-        float share_scale[ROWS];
+        float share_scale[QUERIES];
         for (int r = 0; r < rows; r++) {
             float *row = scores + r * padded;
             __m512 most = _mm512_set1_ps(-1e30f);
@@ -82,7 +85,7 @@ INLINE void head_attention(const int depth, const float *q, size_t stride, int l
                 __m512 s = _mm512_loadu_ps(row + c);
                 if (bias) s = _mm512_add_ps(s, _mm512_maskz_loadu_ps(inside, bias + (t + r) * bias_stride + c));
                 s = _mm512_mask_blend_ps(inside, _mm512_set1_ps(-1e30f), s);
-                _mm512_storeu_ps(row + c, s);
+                if (bias || left < 16) _mm512_storeu_ps(row + c, s);
                 most = _mm512_max_ps(most, s);
             }
             const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most));
@@ -100,13 +103,18 @@ INLINE void head_attention(const int depth, const float *q, size_t stride, int l
                                         _mm512_mul_ps(_mm512_loadu_ps(row + c), _mm512_set1_ps(factor)))));
             share_scale[r] = value_largest / (VALUE_LIMIT * factor * total);
         }
-        __m512i sums[ROWS][VECTORS];
-        tile(16, ROWS, depth / 16, (const uint8_t *)shares, 2 * (size_t)padded, (const uint8_t *)values,
-             4 * (size_t)depth, padded / 2, sums);
-        for (int r = 0; r < rows; r++)
-            for (int i = 0; i < depth / 16; i++)
-                _mm512_storeu_ps(out + (size_t)(t + r) * out_stride + 16 * i,
-                                 _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][i]), _mm512_set1_ps(share_scale[r])));
+        for (int half = 0; half < depth; half += 32) {
+            __m512i sums[QUERIES][2];
+            tile(16, QUERIES, 2, (const uint8_t *)shares, 2 * (size_t)padded, (const uint8_t *)(values + 2 * half),
+                 4 * (size_t)depth, padded / 2, sums);
+            UNROLL
+            for (int r = 0; r < QUERIES; r++)
+                if (r < rows)
+                    for (int i = 0; i < 2; i++)
+                        _mm512_storeu_ps(
+                            out + (size_t)(t + r) * out_stride + half + 16 * i,
+                            _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][i]), _mm512_set1_ps(share_scale[r])));
+        }
     }
 }
 

@@ -2,10 +2,13 @@
  *
  * Tokens of a batch lie one after the other, without padding. A row of activations (one token) is quantised with a
  * scale of its own right before each product, a row of weights once at loading; products are summed in int32,
- * exactly. Two widths share the code, since both instructions take four bytes of a row at a time: 8 bits   vpdpbusd:
- * activations 0..255 around a zero point, weights -127..127 16 bits  vpdpwssd: activations -4095..4095, weights as
- * wide as the sum over a row provably allows One call computes one batch on the thread that calls. Nothing is
- * allocated; nothing outlives the call.
+ * exactly. Two widths share the code, since both instructions take four bytes of a row at a time.
+ *
+ * 8 bits, vpdpbusd: activations 0..255 around a zero point, weights -127..127.
+ *
+ * 16 bits, vpdpwssd: activations -4095..4095, weights as wide as the sum over a row provably allows.
+ *
+ * One call computes one batch on the thread that calls. Nothing is allocated; nothing outlives the call.
  */
 #include "arithmetic.h"
 #include "attention.h"
@@ -13,7 +16,7 @@
 typedef struct {
     const uint8_t *weight; /* panels of 64 outputs, each (inputs / step, 64, step), step = 4 bytes of inputs */
     const float *scale;    /* (outputs) */
-    const int32_t *sum;    /* (outputs), of quantised weights */
+    const float *sum;      /* (outputs), of quantised weights, times scale */
     const float *bias;     /* (outputs) */
 } Linear;
 
@@ -43,14 +46,14 @@ typedef struct {
     uint16_t *half;     /* (tokens, intermediate) as float16 */
     uint8_t *rows;      /* (tokens, intermediate) quantised */
     float *scale;       /* (tokens) */
-    int32_t *zero;      /* (tokens) */
+    float *offset;      /* (tokens) */
     uint8_t *attention; /* of one head of one sequence */
 } Buffers;
 
 enum { STORE, ADD, GELU }; /* what becomes of a product */
 
 INLINE void linear_tile(const int bits, const int rows, const int then, const uint8_t *a, size_t a_stride,
-                        const float *a_scale, const int32_t *a_zero, const Linear *linear, int column,
+                        const float *a_scale, const float *a_offset, const Linear *linear, int column,
                         const uint8_t *b, int steps, void *out, size_t out_stride, const __m512 *gelu_table) {
     __m512i sums[ROWS][VECTORS];
     tile(bits, rows, VECTORS, a, a_stride, b, 4 * PANEL, steps, sums);
@@ -58,13 +61,11 @@ INLINE void linear_tile(const int bits, const int rows, const int then, const ui
     for (int v = 0; v < VECTORS; v++) {
         const int at = column + 16 * v;
         const __m512 scale = _mm512_loadu_ps(linear->scale + at), bias = _mm512_loadu_ps(linear->bias + at);
-        const __m512i weights = _mm512_loadu_si512(linear->sum + at);
+        const __m512 sum_scale = _mm512_loadu_ps(linear->sum + at);
         UNROLL
         for (int r = 0; r < rows; r++) {
-            __m512i sum = sums[r][v];
-            if (bits == 8) sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(weights, _mm512_set1_epi32(a_zero[r])));
-            __m512 y =
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scale, _mm512_set1_ps(a_scale[r])), bias);
+            __m512 y = bits == 8 ? _mm512_fnmadd_ps(_mm512_set1_ps(a_offset[r]), sum_scale, bias) : bias;
+            y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), _mm512_mul_ps(scale, _mm512_set1_ps(a_scale[r])), y);
             if (then == GELU) {
                 uint16_t *to = (uint16_t *)out + r * out_stride + at;
                 _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph(gelu(y, gelu_table), _MM_FROUND_TO_NEAREST_INT));
@@ -88,12 +89,12 @@ INLINE void product(const int bits, const int then, const Encoder *e, const Line
         for (int t = 0; t < tokens; t += ROWS) {
             const uint8_t *a = buffers->rows + t * row_bytes;
             const float *scale = buffers->scale + t;
-            const int32_t *zero = buffers->zero + t;
+            const float *offset = buffers->offset + t;
             void *to = then == GELU ? (void *)((uint16_t *)out + (size_t)t * outputs)
                                     : (void *)((float *)out + (size_t)t * outputs);
 #define TILE(n)                                                                                                      \
     case n:                                                                                                          \
-        linear_tile(bits, n, then, a, row_bytes, scale, zero, linear, column, panel, steps, to, outputs, table);     \
+        linear_tile(bits, n, then, a, row_bytes, scale, offset, linear, column, panel, steps, to, outputs, table);   \
         break;
             switch (tokens - t < ROWS ? tokens - t : ROWS) {
                 TILE(1);
@@ -167,20 +168,23 @@ INLINE void run(const int bits, const Encoder *e, const Buffers *b, const int32_
     for (int l = 0; l < e->layers; l++) {
         const Layer *layer = e->layer_of + l;
         for (int t = 0; t < tokens; t++)
-            quantise(bits, 0, b->x + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t, b->zero + t);
+            quantise(bits, 0, b->x + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t,
+                     b->offset + t);
         product(bits, STORE, e, &layer->qkv, b, tokens, hidden, 3 * hidden, b->wide);
         attention(e, b, lengths, sequences);
         for (int t = 0; t < tokens; t++)
             quantise(bits, 0, b->attended + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t,
-                     b->zero + t);
+                     b->offset + t);
         product(bits, ADD, e, &layer->attention_output, b, tokens, hidden, hidden, b->x);
         for (int t = 0; t < tokens; t++) {
             normalise(b->x + (size_t)t * hidden, hidden, &layer->attention_norm, e->epsilon);
-            quantise(bits, 0, b->x + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t, b->zero + t);
+            quantise(bits, 0, b->x + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t,
+                     b->offset + t);
         }
         product(bits, GELU, e, &layer->up, b, tokens, hidden, wide, b->half);
         for (int t = 0; t < tokens; t++)
-            quantise(bits, 1, b->half + (size_t)t * wide, wide, b->rows + t * wide_bytes, b->scale + t, b->zero + t);
+            quantise(bits, 1, b->half + (size_t)t * wide, wide, b->rows + t * wide_bytes, b->scale + t,
+                     b->offset + t);
         product(bits, ADD, e, &layer->down, b, tokens, wide, hidden, b->x);
         for (int t = 0; t < tokens; t++)
             normalise(b->x + (size_t)t * hidden, hidden, &layer->output_norm, e->epsilon);
@@ -222,8 +226,8 @@ static size_t place(const Encoder *e, size_t tokens, size_t longest, uint8_t *sp
     PLACE(half, rows * (size_t)e->intermediate * 2)
     PLACE(rows, rows * widest)
     PLACE(scale, rows * 4)
-    PLACE(zero, rows * 4)
-    PLACE(attention, (padded + ROWS) * depth * 6 + ROWS * padded * 6)
+    PLACE(offset, rows * 4)
+    PLACE(attention, (padded + QUERIES) * depth * 6 + QUERIES * padded * 6)
 #undef PLACE
     return at;
 }
@@ -235,8 +239,8 @@ EXPORT size_t headrace_workspace_bytes(const Encoder *e, int32_t tokens, int32_t
     return place(e, (size_t)tokens, (size_t)longest, (uint8_t *)0, &b);
 }
 
-EXPORT void headrace_encode(const Encoder *e, const int32_t *ids, const int32_t *lengths, int32_t sequences, float *out,
-                     void *workspace) {
+EXPORT void headrace_encode(const Encoder *e, const int32_t *ids, const int32_t *lengths, int32_t sequences,
+                            float *out, void *workspace) {
     Buffers b;
     size_t tokens = 0, longest = 0;
     for (int s = 0; s < sequences; s++) {
