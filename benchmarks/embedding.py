@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from transforms.embedders.base import Engine, TokenIds, Tokenizer
 from transforms.embedders.batching import EmbedResult, embed_all
 from transforms.embedders.tokenizer import cut
-from transforms.embedders.word_memo import WordMemo
 
 TEXTS_PER_CALL = 256
-"""Tokenized at once."""
+"""Given to the tokenizer at once: enough to keep its threads busy, and flat memory."""
 
 
 def embed_stream(
@@ -27,11 +26,10 @@ def embed_stream(
         max_batch_tokens: of one call into the engine; None takes the engine's own.
     """
     limit = engine.space.max_tokens
-    words = WordMemo(tokenizer)
     buffer: list[TokenIds] = []
     tokens = 0
     for some in _batched(texts):
-        for ids in words.encode(some):
+        for ids in tokenizer.encode(some):
             buffer.append(cut(ids, limit))
             tokens += len(buffer[-1])
             if tokens >= max_buffer_tokens:
