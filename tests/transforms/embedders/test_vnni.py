@@ -22,11 +22,12 @@ from transforms.embedders.encoder import read_encoder
 from transforms.embedders.loading import load_engine
 from transforms.embedders.processor import this_processor
 from transforms.embedders.tokenizer import cut
-from transforms.embedders.vnni import VnniEngine, is_built
+from transforms.embedders.vnni import VnniEngine
 from transforms.embedders.vnni_weights import ACTIVATION_LIMIT, Bits, gelu_pieces, pack_rows, quantise_rows
 
+# Where the processor has the instructions, kernels that were not built are a failure.
 kernels_run = pytest.mark.skipif(
-    not this_processor().avx512_vnni or not is_built(), reason="this processor has no AVX-512 VNNI"
+    not this_processor().avx512_vnni, reason="this processor has no AVX-512 VNNI"
 )
 MAX_TOKENS = 150
 
