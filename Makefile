@@ -63,7 +63,7 @@ install-peers: ## environments of sentence-transformers' ONNX and OpenVINO backe
 	@$(PYTHON) -m venv .venv-bench-openvino && .venv-bench-openvino/bin/python -m pip install --quiet --disable-pip-version-check 'sentence-transformers[openvino]'
 
 .PHONY: bench
-bench: .venv-bench/.installed ## every engine beside its peers on this machine; under 5 minutes after the install
+bench: .venv-bench/.installed ## every engine beside its peers on this machine; some minutes after the install
 	@.venv-bench/bin/headrace bench
 
 .PHONY: bench-full

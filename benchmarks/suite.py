@@ -1,6 +1,6 @@
 """All benchmarks, one after the other; each keeps a JSON file, and what is there is not run again.
 
-    headrace bench                                      # from a checkout; under 5 minutes
+    headrace bench                                      # from a checkout; some minutes
     headrace bench --full --data ../shared/data         # every figure of the README
     python -m benchmarks.suite --only engines --only plots --again
 

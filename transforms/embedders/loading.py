@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _lock = threading.RLock()
 _folders: dict[tuple[str, Path | None, Path], Path] = {}
 _tokenizers: dict[Path, ModelTokenizer] = {}
-_engines: dict[tuple[Path, EmbeddingSpace, EngineChoice], Engine] = {}
+_engines: dict[tuple[Path, EmbeddingSpace, str, str, int], Engine] = {}
 
 
 def load_tokenizer(model: Model) -> Tokenizer:
@@ -92,7 +92,7 @@ def _shape(model: Model, spec: ModelSpec | None, folder: Path | None) -> Encoder
 
 def _engine(model: Model, choice: EngineChoice) -> Engine:
     folder, space = _folder(model), space_of(model)
-    key = (folder, space, choice)
+    key = (folder, space, choice.engine, choice.arithmetic, choice.threads)
     engine = _engines.get(key)
     if engine is None:
         if choice.falls_back:

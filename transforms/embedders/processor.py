@@ -14,16 +14,10 @@ class Processor:
 
     Args:
         name: as the system gives it.
-        bf16: it multiplies bfloat16 (AVX-512 BF16, AMX).
-        int8: it multiplies bytes (AVX-512 VNNI, AVX VNNI, AMX).
-        amx: it has matrix tiles, which make both several times faster again.
         avx512_vnni: it has all that the kernels use.
     """
 
     name: str
-    bf16: bool
-    int8: bool
-    amx: bool
     avx512_vnni: bool
 
 
@@ -33,9 +27,7 @@ def this_processor() -> Processor:
     try:
         return read_processor(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        return Processor(
-            platform.processor() or platform.machine(), bf16=False, int8=False, amx=False, avx512_vnni=False
-        )
+        return Processor(platform.processor() or platform.machine(), avx512_vnni=False)
 
 
 def read_processor(cpuinfo: str) -> Processor:
@@ -47,9 +39,6 @@ def read_processor(cpuinfo: str) -> Processor:
     flags = set(fields.get("flags", "").split())
     return Processor(
         name=fields.get("model name") or platform.machine(),
-        bf16=bool(flags & {"avx512_bf16", "amx_bf16"}),
-        int8=bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"}),
-        amx="amx_tile" in flags,
         avx512_vnni=flags >= _KERNELS_USE,
     )
 

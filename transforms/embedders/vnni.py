@@ -1,7 +1,7 @@
 """The fast engine on the CPU: headrace's own kernels on AVX-512 VNNI, in whole numbers of 16 or 8 bits.
 
 No padding: tokens lie one after the other. No calibration: each token's activations are scaled by themselves (dynamic
-quantisation per token, as in LLM.int8, Dettmers et al. 2022, section 2.1). 16 bits keep the `exact` promise at twice
+quantisation per token, token-wise in ZeroQuant, Yao et al. 2022). 16 bits keep the `exact` promise at twice
 the rate of fp32 arithmetic, 8 bits the `fast` one at four times.
 """
 

@@ -11,8 +11,8 @@ from transforms.embedders.choice import choose_engine
 from transforms.embedders.encoder import EncoderShape
 from transforms.embedders.processor import Processor, read_processor
 
-WITH_VNNI = Processor("Xeon", bf16=True, int8=True, amx=False, avx512_vnni=True)
-WITHOUT = Processor("Old", bf16=False, int8=False, amx=False, avx512_vnni=False)
+WITH_VNNI = Processor("Xeon", avx512_vnni=True)
+WITHOUT = Processor("Old", avx512_vnni=False)
 MINILM = EncoderShape("bert", 384, 6, 12, 1536, 512, 0, 1e-12, 0)
 ODD = EncoderShape("bert", 312, 4, 12, 1200, 512, 0, 1e-12, 0)
 
