@@ -15,9 +15,10 @@ from pathlib import Path
 
 from extractors.exports import ExportFiles
 from extractors.read import to_document
-from schemas.config import Chunking, ExportSource, Model
+from schemas.config import Chunking, Model
 from schemas.documents import Chunk
 from schemas.errors import RecordError
+from schemas.sources import ExportSource
 from transforms.chunk import chunk_document
 from transforms.embedders.base import Tokenizer
 from transforms.embedders.loading import load_tokenizer

@@ -38,7 +38,8 @@ from benchmarks.workers import Contender, Worker
 from runners.display import outcome_row
 from runners.progress_bar import run_progress
 from runners.slices import RunSummary, run
-from schemas.config import Config, ExportSource, Model
+from schemas.config import Config, Model
+from schemas.sources import ExportSource
 from schemas.spaces import Precision
 from transforms.embedders.base import TokenIds
 from transforms.embedders.batching import embed_all

@@ -38,8 +38,9 @@ from benchmarks.suite import save
 from pipelines.search import Mode, find, find_scope
 from runners.progress_bar import run_progress
 from runners.slices import run
-from schemas.config import Config, ExportSource, Model
+from schemas.config import Config, Model
 from schemas.documents import BEGINNING, Document, Format, Kind, SourceRecord
+from schemas.sources import ExportSource
 from schemas.spaces import Precision
 from transforms import embedded_postgres
 from transforms.chunk import chunk_document

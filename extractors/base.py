@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from schemas.documents import DeadLetter, SourceRecord, Tombstone
+from schemas.documents import DeadLetter, Kind, SourceRecord, Tombstone
 
 Cursor = Mapping[str, Any]
 """Opaque to all but its source; JSON-able."""
+
+
+OnWait = Callable[[str, float], None]
+"""Told why and for how many seconds a source is about to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A document as its source knows it.
+
+    Args:
+        native_id: as in `SourceRecord`.
+        key: as in `Document`; takes no part in comparisons. A source may need it to ask for the document.
+    """
+
+    kind: Kind
+    native_id: str
+    key: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +71,28 @@ class Extractor(Protocol):
 
     def estimate(self, cursor: Cursor | None) -> int | None:
         """Records still to come after `cursor`, for an ETA; None when unknown. Cheap."""
+        ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A source that can be asked what it holds, so that deletions are found and news is looked up."""
+
+    def census(self) -> Iterator[Sequence[Reference]]:
+        """Every document that the source holds now, by some hundreds. Complete when it ends without an exception.
+
+        Raises:
+            PipelineError: any part could not be listed; what was yielded before proves nothing missing.
+        """
+        ...
+
+    def look_again(self, references: Sequence[Reference]) -> Iterator[Page]:
+        """Look at each by itself: a record where it is there, a tombstone where the source says that it is gone.
+
+        One that moved away (a transferred issue) is gone. Nothing is said of one that cannot be looked at.
+        Cursors of these pages mean nothing.
+
+        Raises:
+            PipelineError: the source cannot be asked, or refuses.
+        """
         ...

@@ -22,10 +22,10 @@ import orjson
 
 from extractors.base import Cursor, Page
 from extractors.formats import Found, Gone, Item, Passed, Unreadable, is_error_answer, recognise
-from schemas.config import ExportSource
 from schemas.documents import BEGINNING, DeadLetter, Format, Kind, SourceRecord, Tombstone
 from schemas.errors import InvalidPayload, MissingFile, TornExport
 from schemas.payloads import parse_json
+from schemas.sources import ExportSource
 
 MAX_LINE_BYTES = 256 * 1024**2
 MAX_DOCUMENT_BYTES = 256 * 1024**2

@@ -29,9 +29,9 @@ from extractors.git_log import (
 from extractors.git_origin import parse_origin
 from extractors.git_plan import Place, Plan, Reading, Snapshot, boundary_digest, distance, planned, write_plan
 from extractors.git_process import FATAL, Git, GitFailed, split_stream
-from schemas.config import GitSource
 from schemas.documents import Format, Kind, SourceRecord, Tombstone
 from schemas.errors import NotARepository
+from schemas.sources import GitSource
 
 PAGE_RECORDS = 200
 PAGE_BYTES = 1 << 20
@@ -150,7 +150,7 @@ class GitRepository:
             return Place()
 
     def _open(self) -> _Repository:
-        path = self._settings.path.expanduser().resolve()
+        path = Path(self._settings.path or "").expanduser().resolve()
         if not path.is_dir():
             raise NotARepository(f"{path}: no such folder: give the work tree or the bare repository to read")
         git = Git(path, self._silence_s)

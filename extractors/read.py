@@ -11,12 +11,12 @@ from typing import IO, Any
 import apache_beam as beam
 
 from extractors import github, jira
-from extractors.base import Extractor, Page
+from extractors.base import Extractor, OnWait, Page
 from extractors.commits import commit_to_document
 from extractors.exports import ExportFiles
-from schemas.config import ExportSource, GitSource, SourceSettings
 from schemas.documents import DeadLetter, Document, Format, SourceRecord
 from schemas.errors import InvalidPayload, RecordError
+from schemas.sources import ExportSource, GitHubSource, GitSource, JiraSource, Source, SourceSettings
 
 EXTRACTOR_VERSION = 1
 """Raised whenever the same record gives another document, so that unchanged records are extracted again."""
@@ -25,20 +25,26 @@ DOCUMENTS = "documents"
 DEAD_LETTERS = "dead_letters"
 
 
-def build_extractor(source: GitSource | ExportSource, client: str) -> Extractor:
+def build_extractor(source: Source, client: str, data_dir: Path, on_wait: OnWait) -> Extractor:
     """The reader of a configured source.
 
     Args:
         client: owner of the documents where `source` names none.
+        data_dir: where mirrors of repositories are kept.
+        on_wait: told before a source waits for a rate limit.
     Raises:
         SetupError: the source is not there.
     """
     owner = source.client or client
-    if isinstance(source, GitSource):
-        from extractors.git import GitRepository
+    match source:
+        case GitSource():
+            from extractors.git import GitRepository
 
-        return GitRepository(source, owner)
-    return ExportFiles(source, owner)
+            return GitRepository(source, owner)
+        case ExportSource():
+            return ExportFiles(source, owner)
+        case JiraSource() | GitHubSource():
+            raise NotImplementedError
 
 
 def extraction_settings(source: SourceSettings) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from extractors.read import build_extractor
-from schemas.config import Config, Source
+from schemas.config import Config
 from schemas.errors import PipelineError
+from schemas.sources import Source
 from transforms.embedders.loading import load_engine
 from transforms.postgres import open_store
 
@@ -61,12 +62,16 @@ def _model(config: Config) -> str:
 
 
 def _source(source: Source, config: Config) -> str:
-    extractor = build_extractor(source, source.client or config.client)
+    extractor = build_extractor(source, config.client, config.data_dir, _not_waiting)
     for page in extractor.pages(None):
         if page.read:
             break
     expected = extractor.estimate(None)
     return "readable" if expected is None else f"readable, about {expected:,} records"
+
+
+def _not_waiting(reason: str, duration_s: float) -> None:
+    return
 
 
 def _no_sources() -> str:

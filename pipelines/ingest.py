@@ -9,8 +9,9 @@ from uuid import UUID
 import apache_beam as beam
 
 from extractors.read import ExtractDocuments, ReadPages, extraction_settings
-from schemas.config import Cache, Chunking, Model, SourceSettings
+from schemas.config import Cache, Chunking, Model
 from schemas.ids import settings_digest
+from schemas.sources import SourceSettings
 from schemas.spaces import EmbeddingSpace
 from transforms.changes import SkipUnchanged
 from transforms.chunk import ChunkDocuments, chunking_settings

@@ -39,6 +39,11 @@ class RunProgress:
         if self._task is not None and done is not None:
             self._display.update(self._task, total=100, completed=round(100 * done))
 
+    def waiting(self, reason: str, duration_s: float) -> None:
+        """The source waits, for a rate limit say; shown until something is read again."""
+        if self._task is not None:
+            self._display.update(self._task, work=f"waiting {duration_s:,.0f} s: {reason}")
+
     def refresh(self) -> None:
         """Show what happened since the source began."""
         if self._task is None:

@@ -123,7 +123,9 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
     started, before = time.monotonic(), progress.current()
     bar.step("starting")
     load_tokenizer(config.model)  # the model is found and verified before anything is written
-    extractors = [build_extractor(source, source.client or config.client) for source in config.sources]
+    extractors = [
+        build_extractor(source, config.client, config.data_dir, bar.waiting) for source in config.sources
+    ]
     store = open_store(config)
     space = space_of(config.model)
     with store.connect() as connection:

@@ -1,46 +1,19 @@
-"""The one TOML file, validated. Secrets are never in it: only references to them (`env:NAME`, `file:/path`)."""
+"""The one TOML file, validated. Its `[[sources]]` are in `schemas/sources.py`."""
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from schemas.errors import BadConfig, MissingFile
+from schemas.sections import SecretReference, Section
+from schemas.sources import SOURCE_TYPES, ExportSource, GitSource, Source
 from schemas.spaces import Precision
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are refused, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def resolve_secret(reference: str, setting: str) -> str:
-    """The value behind `env:NAME` or `file:/path`.
-
-    Raises:
-        BadConfig: the variable is not set, or the file cannot be read. Names the setting, never a value.
-    """
-    scheme, _, name = reference.partition(":")
-    if scheme == "env":
-        value = os.environ.get(name)
-        if not value:
-            raise BadConfig(
-                f"{setting}: environment variable {name} is not set: export it or change {setting}"
-            )
-        return value
-    if scheme == "file":
-        try:
-            return Path(name).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise BadConfig(f"{setting}: cannot read {name}: {error.strerror}") from None
-    raise BadConfig(f'{setting}: expected a reference such as "env:NAME" or "file:/path/to/secret"')
 
 
 class Postgres(Section):
@@ -52,18 +25,9 @@ class Postgres(Section):
         statement_timeout_s: longest a single statement may take; index builds are exempt.
     """
 
-    dsn: str | None = None
+    dsn: SecretReference | None = None
     vector_type: Literal["vector", "halfvec"] = "vector"
     statement_timeout_s: int = Field(default=600, ge=1)
-
-    @field_validator("dsn")
-    @classmethod
-    def _is_reference(cls, value: str | None) -> str | None:
-        if value is not None and value.partition(":")[0] not in ("env", "file"):
-            raise ValueError(
-                'expected a reference, "env:NAME" or "file:/path", not the connection string itself'
-            )
-        return value
 
 
 class Model(Section):
@@ -130,14 +94,7 @@ class Cache(Section):
     ttl_days: int = Field(default=30, ge=1, le=3650)
     max_mib: int = Field(default=128, ge=1)
     dtype: Literal["float32", "float16"] = "float32"
-    url: str | None = None
-
-    @field_validator("url")
-    @classmethod
-    def _is_reference(cls, value: str | None) -> str | None:
-        if value is not None and value.partition(":")[0] not in ("env", "file"):
-            raise ValueError('expected a reference, "env:NAME" or "file:/path", not the URL itself')
-        return value
+    url: SecretReference | None = None
 
     @model_validator(mode="after")
     def _only_redis_has_a_url(self) -> Cache:
@@ -169,55 +126,23 @@ class Slices(Section):
     max_payload_mib: int = Field(default=64, ge=1)
 
 
-class SourceSettings(Section):
-    """What every source has.
+class Reconcile(Section):
+    """How the index is compared with what its sources hold.
 
     Args:
-        name: part of every identity: keep it when a path or URL changes.
-        client: whose documents these are; None takes the file's.
-        bots: globs of account names whose comments are dropped and counted.
-        comments: False leaves comments and reviews out (and counts them as `excluded`).
+        interval_h: how often `headrace watch` does so.
+        max_share: of a source's documents; more are not deleted at once unless a person says `--force`.
     """
 
-    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
-    client: str | None = None
-    bots: tuple[str, ...] = ("*[[]bot]", "*-bot", "*bot-gh", "dependabot*", "codecov*")
-    comments: bool = True
+    interval_h: float = Field(default=24, gt=0)
+    max_share: float = Field(default=0.1, ge=0, le=1)
 
 
-class GitSource(SourceSettings):
-    """A local git repository.
+class Webhooks(Section):
+    """Where `headrace webhooks` listens. Put a server that speaks TLS before it where it faces the internet."""
 
-    Args:
-        path: work tree or bare repository.
-        refs: globs of full ref names whose commits are read; empty means HEAD alone.
-        web_url: prefix for links, such as `https://github.com/owner/repo`; None takes it from `origin`.
-    """
-
-    type: Literal["git"]
-    path: Path
-    refs: tuple[str, ...] = ()
-    web_url: str | None = None
-
-
-class ExportSource(SourceSettings):
-    """Files of saved payloads: `.jsonl`, `.jsonl.gz`, or `.json` with one array.
-
-    Args:
-        paths: files or globs, read in the order given; relative to the configuration file.
-        site_url: base of links to issues (`https://jira.example.com`), for Jira payloads without one.
-        custom_fields: Jira field id -> label, for text custom fields to be read.
-        repository: `owner/repo` for payloads that do not say.
-    """
-
-    type: Literal["export"]
-    paths: tuple[str, ...] = Field(min_length=1)
-    site_url: str | None = None
-    custom_fields: dict[str, str] = Field(default_factory=dict)
-    repository: str | None = None
-
-
-Source = Annotated[GitSource | ExportSource, Field(discriminator="type")]
+    host: str = "127.0.0.1"
+    port: int = Field(default=8787, ge=0, le=65535)
 
 
 class Config(Section):
@@ -236,6 +161,8 @@ class Config(Section):
     cache: Cache = Cache()
     faiss: Faiss = Faiss()
     slices: Slices = Slices()
+    reconcile: Reconcile = Reconcile()
+    webhooks: Webhooks = Webhooks()
     sources: tuple[Source, ...] = ()
 
     @model_validator(mode="after")
@@ -250,7 +177,7 @@ class Config(Section):
 def _say(error: ValidationError, path: Path) -> str:
     """One line for the first mistake: file, key, what is wrong, what else is allowed."""
     first = error.errors(include_url=False, include_input=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if part not in ("git", "export")) or "(top level)"
+    key = ".".join(str(part) for part in first["loc"] if part not in SOURCE_TYPES) or "(top level)"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = f"unknown option; {_allowed(first['loc'])}"
@@ -262,7 +189,7 @@ def _allowed(location: tuple[int | str, ...]) -> str:
     section: type[BaseModel] = Config
     tables: dict[str, type[BaseModel]] = {
         "postgres": Postgres, "model": Model, "chunking": Chunking, "cache": Cache, "faiss": Faiss, "slices": Slices,
-        "git": GitSource, "export": ExportSource,
+        "reconcile": Reconcile, "webhooks": Webhooks, **SOURCE_TYPES,
     }  # fmt: skip
     for part in location[:-1]:
         section = tables.get(str(part), section)
@@ -292,16 +219,22 @@ def load_config(path: Path) -> Config:
 
 
 def _anchored(config: Config, base: Path) -> Config:
-    sources: list[GitSource | ExportSource] = []
-    for source in config.sources:
-        if isinstance(source, GitSource):
-            sources.append(source.model_copy(update={"path": base / source.path.expanduser()}))
-        else:
-            paths = tuple(str(base / Path(path).expanduser()) for path in source.paths)
-            sources.append(source.model_copy(update={"paths": paths}))
     model = config.model
     if model.folder is not None:
         model = model.model_copy(update={"folder": base / model.folder.expanduser()})
     return config.model_copy(
-        update={"data_dir": base / config.data_dir.expanduser(), "sources": tuple(sources), "model": model}
+        update={
+            "data_dir": base / config.data_dir.expanduser(),
+            "sources": tuple(_anchored_source(source, base) for source in config.sources),
+            "model": model,
+        }
     )
+
+
+def _anchored_source(source: Source, base: Path) -> Source:
+    if isinstance(source, GitSource) and source.path is not None:
+        return source.model_copy(update={"path": base / source.path.expanduser()})
+    if isinstance(source, ExportSource):
+        paths = tuple(str(base / Path(path).expanduser()) for path in source.paths)
+        return source.model_copy(update={"paths": paths})
+    return source

@@ -16,8 +16,9 @@ from psycopg.adapt import Loader
 from psycopg.pq import Format
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from schemas.config import Config, resolve_secret
+from schemas.config import Config
 from schemas.errors import BadConfig, DatabaseUnreachable, ExtensionMissing, SinkUnavailable
+from schemas.sections import resolve_secret
 from transforms import embedded_postgres
 from transforms.migrate import migrate
 

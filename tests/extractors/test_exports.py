@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from extractors import exports
 from extractors.base import Page
 from extractors.exports import ExportFiles
-from schemas.config import ExportSource
 from schemas.documents import BEGINNING, Format
 from schemas.errors import MissingFile, TornExport
+from schemas.sources import ExportSource
 
 
 def jira(number: int, **fields: Any) -> dict[str, Any]:

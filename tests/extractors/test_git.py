@@ -21,9 +21,9 @@ from extractors.base import Cursor, Page
 from extractors.commits import commit_to_document
 from extractors.git import UNREACHABLE, GitRepository
 from extractors.git_process import GitFailed
-from schemas.config import GitSource
 from schemas.documents import Format, Kind
 from schemas.errors import MissingFile, NotARepository, SourceTimeout
+from schemas.sources import GitSource
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GIT = shutil.which("git") or "git"

@@ -16,10 +16,10 @@ from apache_beam.testing.util import assert_that, equal_to
 from extractors import read
 from extractors.exports import ExportFiles
 from extractors.read import ExtractDocuments, build_extractor, extraction_settings, to_document
-from schemas.config import ExportSource
 from schemas.documents import BEGINNING, Document, Format, Kind, SourceRecord
 from schemas.errors import RecordError, TornExport
 from schemas.ids import settings_digest
+from schemas.sources import ExportSource
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 
@@ -36,7 +36,8 @@ def record(payload: bytes, record_format: Format = Format.JIRA_ISSUE, native_id:
 
 def demo_documents() -> list[Document]:
     source = export(*sorted(DEMO.glob("*.jsonl")), custom_fields={"customfield_10042": "Acceptance criteria"})
-    records = [record for page in build_extractor(source, "acme").pages(None) for record in page.records]
+    extractor = build_extractor(source, "acme", Path(), print)
+    records = [record for page in extractor.pages(None) for record in page.records]
     return [to_document(record, source) for record in records]
 
 
@@ -172,7 +173,7 @@ def check_storable(document: Document) -> None:
 def test_a_torn_listing_is_refused(shared_data: Path) -> None:
     for path in sorted((shared_data / "github" / "malformed").iterdir()):
         with pytest.raises(TornExport, match="line"):
-            next(build_extractor(export(path), "acme").pages(None))
+            next(build_extractor(export(path), "acme", Path(), print).pages(None))
 
 
 @pytest.mark.shared_data

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.config import Config, ExportSource, Model, Postgres, Slices
+from schemas.config import Config, Model, Postgres, Slices
+from schemas.sources import ExportSource
 from tests.runners.world import DSN
 from transforms.postgres import Store
 

@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks.stand_in import no_model
 from runners.slices import RunSummary
-from schemas.config import Config, ExportSource
+from schemas.config import Config
 from schemas.outcomes import Outcome
+from schemas.sources import ExportSource
 from tests.runners.world import run_quietly
 from transforms.postgres import Store
 

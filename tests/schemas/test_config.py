@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.config import Config, ExportSource, GitSource, load_config, resolve_secret
+from schemas.config import Config, load_config
 from schemas.errors import BadConfig, MissingFile
+from schemas.sections import resolve_secret
+from schemas.sources import ExportSource, GitSource
 
 
 def _load(folder: Path, text: str) -> Config:
@@ -49,8 +51,8 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) ->
         ("clinet = 'x'", "clinet: unknown option; options here are client, data_dir"),
         ("[postgres]\nuser = 'x'", "postgres.user: unknown option; options here are dsn, vector_type"),
         (
-            "[[sources]]\ntype='git'\nname='a'\npath='.'\nurl='x'",
-            "url: unknown option; options here are name",
+            "[[sources]]\ntype='git'\nname='a'\npath='.'\nulr='x'",
+            "ulr: unknown option; options here are name",
         ),
         ("[model]\nthreads = 0", "model.threads: Input should be greater than or equal to 1"),
         ("[[sources]]\nname='a'", "sources.0: Unable to extract tag using discriminator 'type'"),

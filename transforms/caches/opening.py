@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from schemas.config import Cache, resolve_secret
+from schemas.config import Cache
 from schemas.errors import BadConfig
+from schemas.sections import resolve_secret
 from transforms.caches.base import Guarded, NoCache, VectorCache
 from transforms.caches.memory import shared_memory_cache
 from transforms.caches.postgres import PostgresCache
