@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from schemas.documents import DeadLetter, Kind, SourceRecord, Tombstone
+from schemas.documents import DeadLetter, SourceRecord, Tombstone
+from schemas.documents import Reference as Reference
 
 Cursor = Mapping[str, Any]
 """Opaque to all but its source; JSON-able."""
@@ -14,20 +15,6 @@ Cursor = Mapping[str, Any]
 
 OnWait = Callable[[str, float], None]
 """Told why and for how many seconds a source is about to wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A document as its source knows it.
-
-    Args:
-        native_id: as in `SourceRecord`.
-        key: as in `Document`; takes no part in comparisons. A source may need it to ask for the document.
-    """
-
-    kind: Kind
-    native_id: str
-    key: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

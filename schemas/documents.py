@@ -107,6 +107,20 @@ class SourceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A document as its source knows it.
+
+    Args:
+        native_id: as in `SourceRecord`.
+        key: as in `Document`; takes no part in comparisons. A source may need it to ask for the document.
+    """
+
+    kind: Kind
+    native_id: str
+    key: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Tombstone:
     """A document is gone from its source; `updated_at` is when that became known."""
 
