@@ -2,11 +2,12 @@
 
 PipelineError
   * RetryableError   the client or the runner tries again
-      RateLimited(retry_after_s)   SourceTimeout   SinkUnavailable
+      RateLimited(retry_after_s)   SourceTimeout   SourceUnavailable (BrokenAnswer)   SinkUnavailable
   * RecordError      this record becomes a dead letter, the run goes on
       InvalidPayload   EmptyText   BadVector   EngineFailed
   * SetupError       stop: a person must change something
-      BadConfig   MissingFile   TornExport   NotARepository   DatabaseUnreachable   ExtensionMissing
+      BadConfig   MissingFile   TornExport   NotARepository   AccessRefused   WrongAddress   QueryRefused
+      SourceUnreachable   DatabaseUnreachable   ExtensionMissing
       DimensionMismatch   DigestMismatch   ModelNotFound   CanaryMismatch   SpaceMismatch   UnknownName
   * CountsDoNotAddUp   a defect of headrace itself
 
@@ -44,6 +45,14 @@ class RateLimited(RetryableError):
 
 class SourceTimeout(RetryableError):
     """A source did not answer in time."""
+
+
+class SourceUnavailable(RetryableError):
+    """A source is out of order for now: the connection fails, or it answers with an error of its own."""
+
+
+class BrokenAnswer(SourceUnavailable):
+    """A source answers, but what it sends is torn, too large or not JSON. Asking for less may succeed."""
 
 
 class SinkUnavailable(RetryableError):
@@ -107,6 +116,22 @@ class TornExport(SetupError):
 
 class NotARepository(SetupError):
     """A path given as a git repository is none."""
+
+
+class AccessRefused(SetupError):
+    """A source refuses the credentials, or what they may see."""
+
+
+class WrongAddress(SetupError):
+    """There is no such API at the configured address, or it holds nothing of what is asked for."""
+
+
+class QueryRefused(SetupError):
+    """A source does not understand, or does not allow, what it is asked."""
+
+
+class SourceUnreachable(SetupError):
+    """No connection can be made to a source: its name, certificate, port or the proxy is wrong."""
 
 
 class DatabaseUnreachable(SetupError):
