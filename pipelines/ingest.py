@@ -66,8 +66,8 @@ def build(pipeline: beam.Pipeline, spool: Path, job: IngestJob) -> None:
     embedded = chunked.documents | "Embed" >> embed
     checked = embedded.batches | "CheckVectors" >> CheckVectors(job.space)
 
-    checked.batches | "WritePgvector" >> WriteToPgvector(job.store, job.processing)
-    gone | "DeleteDocuments" >> DeleteFromPgvector(job.store)
+    checked.batches | "WritePgvector" >> WriteToPgvector(job.store, job.processing, job.run_id)
+    gone | "DeleteDocuments" >> DeleteFromPgvector(job.store, job.run_id)
     embedded.usage | "WriteUsage" >> WriteUsage(job.store)
     checked.reports | "WriteQuality" >> WriteQuality(job.store, job.client, job.run_id, job.space.space_id)
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 import psycopg
 
-from extractors.base import Cursor, Extractor, Page
+from extractors.base import Cursor, Extractor, OnWait, Page
 from extractors.read import build_extractor, spool_pages
-from pipelines.ingest import IngestJob, build
+from pipelines.ingest import IngestJob
+from pipelines.ingest import build as build_pipeline
 from runners.direct import run_bounded
 from runners.progress_bar import RunProgress
 from schemas.config import Config, Slices
@@ -28,18 +29,21 @@ from schemas.documents import SourceRecord
 from schemas.errors import BadConfig, CountsDoNotAddUp
 from schemas.outcomes import SKIPPED_PREFIX, Outcome
 from schemas.quality import QualityReport
+from schemas.sources import Source
 from schemas.spaces import EmbeddingSpace
 from transforms import progress, runs
 from transforms.dead_letters import load_for_retry, resolve_superseded
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
-from transforms.postgres import open_store
+from transforms.postgres import Store, open_store
 from transforms.progress import Counts
 from transforms.quality_reports import summarise_run
 from transforms.sinks.faiss_index import IndexReport, update_index
+from transforms.source_states import note_changed, noted
 from transforms.spaces import analyze, build_vector_index, register_space
 from transforms.usage import RunUsage, usage_of_run
 
+BuildExtractor = Callable[[Source, str, Path, OnWait], Extractor]
 WRITING = {Outcome.NEW, Outcome.CHANGED, Outcome.DELETED}
 
 
@@ -110,54 +114,38 @@ def accounted(pages: Sequence[Page], outcomes: Counter[str]) -> Counter[str]:
     return counts
 
 
-def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> RunSummary:
+def run(
+    config: Config,
+    bar: RunProgress,
+    pipeline_args: Sequence[str] = (),
+    build: BuildExtractor = build_extractor,
+) -> RunSummary:
     """Bring the index up to date with every configured source, then its FAISS files.
 
     Args:
         pipeline_args: Beam options for each slice.
+        build: makes the reader of a source.
     Raises:
         PipelineError: of any kind; what was committed before stays, and a later run goes on from there.
     """
-    if not config.sources:
-        raise BadConfig("no sources are configured: add a [[sources]] table, as the README shows")
     started, before = time.monotonic(), progress.current()
     bar.step("starting")
-    load_tokenizer(config.model)  # the model is found and verified before anything is written
-    extractors = [
-        build_extractor(source, config.client, config.data_dir, bar.waiting) for source in config.sources
-    ]
+    check_ready(config)
+    extractors = [build(source, config.client, config.data_dir, bar.waiting) for source in config.sources]
     store = open_store(config)
     space = space_of(config.model)
     with store.connect() as connection:
-        clients = sorted({source.client or config.client for source in config.sources})
-        for client in clients:
-            register_space(connection, space, config.postgres.vector_type, client)
+        register_clients(connection, config, space)
         with runs.started(connection, config.client, space.space_id) as run_id:
             outcomes: dict[str, Counter[str]] = {}
             tokens: Counter[str] = Counter()
             first_row_id = runs.next_row_id(connection)
             for source, extractor in zip(config.sources, extractors, strict=True):
-                job = IngestJob(
-                    source,
-                    source.client or config.client,
-                    run_id,
-                    store,
-                    space,
-                    config.model,
-                    config.chunking,
-                    config.cache,
-                )
+                job = job_for(config, source, store, space, run_id)
                 outcomes[source.name] = _run_source(
                     connection, extractor, job, config.slices, bar, pipeline_args, tokens
                 )
-            bar.step("index in Postgres")
-            build_vector_index(connection, space.space_id, partial(bar.step, "index in Postgres"))
-            if any(total.keys() & WRITING for total in outcomes.values()):
-                analyze(connection, space.space_id)
-            indexes = {}
-            for client in clients:
-                bar.step("FAISS index")
-                indexes[client] = update_index(connection, config.data_dir, space, client, config.faiss)
+            indexes = refresh_indexes(connection, config, space, any(map(wrote, outcomes.values())), bar)
             quality = summarise_run(connection, config.client, run_id, space.space_id, first_row_id)
             usage = usage_of_run(connection, run_id)
     return RunSummary(
@@ -174,6 +162,72 @@ def run(config: Config, bar: RunProgress, pipeline_args: Sequence[str] = ()) -> 
     )
 
 
+def check_ready(config: Config) -> None:
+    """Find and verify the model before anything is written.
+
+    Raises:
+        BadConfig: there is nothing to read.
+        SetupError: the model is not there, or not what it should be.
+    """
+    if not config.sources:
+        raise BadConfig("no sources are configured: add a [[sources]] table, as the README shows")
+    load_tokenizer(config.model)
+
+
+def owner_of(config: Config, source: Source) -> str:
+    """The client whose documents a source's are."""
+    return source.client or config.client
+
+
+def owners(config: Config) -> list[str]:
+    """All clients whose documents the configured sources bring."""
+    return sorted({owner_of(config, source) for source in config.sources})
+
+
+def register_clients(connection: psycopg.Connection, config: Config, space: EmbeddingSpace) -> None:
+    """Make the space known to all owners."""
+    for client in owners(config):
+        register_space(connection, space, config.postgres.vector_type, client)
+
+
+def job_for(config: Config, source: Source, store: Store, space: EmbeddingSpace, run_id: UUID) -> IngestJob:
+    """What the pipeline needs to know for a source."""
+    return IngestJob(
+        source,
+        owner_of(config, source),
+        run_id,
+        store,
+        space,
+        config.model,
+        config.chunking,
+        config.cache,
+    )
+
+
+def wrote(outcomes: Counter[str]) -> bool:
+    """Whether anything was stored or deleted."""
+    return bool(outcomes.keys() & WRITING)
+
+
+def refresh_indexes(
+    connection: psycopg.Connection, config: Config, space: EmbeddingSpace, written: bool, bar: RunProgress
+) -> dict[str, IndexReport]:
+    """Build Postgres's vector index where it is still missing, and bring every owner's FAISS index up to date.
+
+    Args:
+        written: rows have changed since the planner's statistics were taken.
+    """
+    bar.step("index in Postgres")
+    build_vector_index(connection, space.space_id, partial(bar.step, "index in Postgres"))
+    if written:
+        analyze(connection, space.space_id)
+    indexes = {}
+    for client in owners(config):
+        bar.step("FAISS index")
+        indexes[client] = update_index(connection, config.data_dir, space, client, config.faiss)
+    return indexes
+
+
 def _run_source(
     connection: psycopg.Connection,
     extractor: Extractor,
@@ -187,23 +241,57 @@ def _run_source(
     cursor = runs.load_cursor(connection, job.client, source.name, job.space.space_id, job.processing)
     bar.source(source.name, extractor.estimate(cursor))
     total: Counter[str] = Counter()
-    for piece in cut(extractor.pages(cursor), limits):
-        counted, slice_tokens = _run_pages(piece.pages, job, pipeline_args)
-        counts = accounted(piece.pages, counted)
-        runs.commit_slice(
-            connection,
-            job.run_id,
-            job.client,
-            source.name,
-            job.space.space_id,
-            job.processing,
-            piece.cursor,
-            counts,
-        )
-        progress.add(documents=sum(sum(page.skipped.values()) for page in piece.pages))
-        total += counts
-        tokens += slice_tokens
+    with noted(connection, job.client, source.name, "poll"):
+        for piece in cut(extractor.pages(cursor), limits):
+            counts, slice_tokens = store_slice(connection, job, piece, pipeline_args)
+            total += counts
+            tokens += slice_tokens
     return total
+
+
+def store_slice(
+    connection: psycopg.Connection, job: IngestJob, piece: Slice, pipeline_args: Sequence[str] = ()
+) -> tuple[Counter[str], Counter[str]]:
+    """Put a slice through the pipeline, then keep its cursor; gives outcomes and tokens.
+
+    Raises:
+        PipelineError: of any kind; the cursor is where it was.
+    """
+    counted, tokens = _run_pages(piece.pages, job, pipeline_args)
+    counts = accounted(piece.pages, counted)
+    runs.commit_slice(
+        connection,
+        job.run_id,
+        job.client,
+        job.source.name,
+        job.space.space_id,
+        job.processing,
+        piece.cursor,
+        counts,
+    )
+    _tell(connection, job, piece.pages, counts)
+    return counts, tokens
+
+
+def store_pages(connection: psycopg.Connection, job: IngestJob, pages: Sequence[Page]) -> Counter[str]:
+    """Put pages whose cursors mean nothing through the pipeline; gives outcomes.
+
+    Raises:
+        PipelineError: of any kind.
+    """
+    counted, _ = _run_pages(pages, job)
+    counts = accounted(pages, counted)
+    runs.add_counts(connection, job.run_id, job.source.name, counts)
+    _tell(connection, job, pages, counts)
+    return counts
+
+
+def _tell(
+    connection: psycopg.Connection, job: IngestJob, pages: Sequence[Page], counts: Counter[str]
+) -> None:
+    progress.add(documents=sum(sum(page.skipped.values()) for page in pages))
+    if wrote(counts):
+        note_changed(connection, job.client, job.source.name)
 
 
 def _run_pages(
@@ -211,7 +299,7 @@ def _run_pages(
 ) -> tuple[Counter[str], Counter[str]]:
     with tempfile.NamedTemporaryFile(prefix="headrace-slice-") as spool:
         spool_pages(pages, spool)
-        return run_bounded(partial(build, spool=Path(spool.name), job=job), pipeline_args)
+        return run_bounded(partial(build_pipeline, spool=Path(spool.name), job=job), pipeline_args)
 
 
 RETRY_PAGE = 200
@@ -244,9 +332,7 @@ def retry_dead_letters(
                     total["source_not_configured"] += len(records)
                     continue
                 bar.source(name, len(records))
-                job = IngestJob(
-                    sources[name], client, run_id, store, space, config.model, config.chunking, config.cache
-                )
+                job = replace(job_for(config, sources[name], store, space, run_id), client=client)
                 for start in range(0, len(records), RETRY_PAGE):
                     page = Page(records=tuple(records[start : start + RETRY_PAGE]))
                     counted, _ = _run_pages([page], job)

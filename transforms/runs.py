@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -50,58 +50,77 @@ def started(connection: psycopg.Connection, client: str, space_id: str) -> Itera
     Raises:
         SetupError: another run of this client is going on.
     """
-    run_id = start_run(connection, client, space_id)
+    with only_writer(connection, client):
+        run_id = uuid4()
+        start_run(connection, run_id, client, space_id)
+        try:
+            yield run_id
+        except BaseException as error:
+            finish_quietly(connection, run_id, error)
+            raise
+        finish_run(connection, run_id, "done")
+
+
+@contextmanager
+def only_writer(connection: psycopg.Connection, client: str) -> Iterator[None]:
+    """Hold the client's lock; its runs whose process died become `interrupted` at the beginning.
+
+    Raises:
+        SetupError: another process holds it.
+    """
+    _take_lock(connection, client)
+    with connection.transaction():
+        _interrupt(connection, client)
     try:
-        yield run_id
-    except (KeyboardInterrupt, GeneratorExit):
-        _finish_quietly(connection, run_id, client, "interrupted", None)
-        raise
-    except BaseException as error:
-        _finish_quietly(connection, run_id, client, "failed", f"{type(error).__name__}: {error}")
-        raise
-    finish_run(connection, run_id, client, "done")
+        yield
+    finally:
+        with suppress(psycopg.OperationalError):  # a lost connection has lost the lock, too
+            connection.execute("SELECT pg_advisory_unlock(%s)", [_lock_key(client)])
 
 
-def start_run(connection: psycopg.Connection, client: str, space_id: str) -> UUID:
-    """Take the client's lock and note the run; runs of this client whose process died become `interrupted`."""
+def _take_lock(connection: psycopg.Connection, client: str) -> None:
     try:
         with connection.transaction():
             connection.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_WAIT])
             connection.execute("SELECT pg_advisory_lock(%s)", [_lock_key(client)])
     except psycopg.errors.LockNotAvailable:
         other = last_run(connection, client)
-        since = f", since {other.started_at:%Y-%m-%d %H:%M} UTC" if other else ""
-        raise SetupError(
-            f"another run of client {client!r} is going on{since}: wait for its end, or stop it"
-        ) from None
-    run_id = uuid4()
-    with connection.transaction():
-        _interrupt(connection, client)
-        connection.execute(
-            "INSERT INTO runs (run_id, client, space_id, status, started_at)"
-            " VALUES (%s, %s, %s, 'running', clock_timestamp())",
-            [run_id, client, space_id],
+        since = (
+            f", since {other.started_at:%Y-%m-%d %H:%M} UTC" if other and other.status == "running" else ""
         )
-    return run_id
+        raise SetupError(
+            f"another run of client {client!r}, or `headrace watch` for it, is going on{since}: wait for its end,"
+            " or stop it"
+        ) from None
 
 
-def finish_run(
-    connection: psycopg.Connection, run_id: UUID, client: str, status: str, error: str | None = None
-) -> None:
-    """Note how the run ended and give the client's lock back."""
+def start_run(connection: psycopg.Connection, run_id: UUID, client: str, space_id: str) -> None:
+    """Note a run; the caller holds the client's lock until it ends."""
+    connection.execute(
+        "INSERT INTO runs (run_id, client, space_id, status, started_at)"
+        " VALUES (%s, %s, %s, 'running', clock_timestamp())",
+        [run_id, client, space_id],
+    )
+
+
+def finish_run(connection: psycopg.Connection, run_id: UUID, status: str, error: str | None = None) -> None:
+    """Note how the run ended."""
     connection.execute(
         "UPDATE runs SET status = %s, error = %s, ended_at = clock_timestamp() WHERE run_id = %s",
         [status, error and error.replace("\0", "")[:2000], run_id],
     )
-    connection.execute("SELECT pg_advisory_unlock(%s)", [_lock_key(client)])
 
 
-def _finish_quietly(
-    connection: psycopg.Connection, run_id: UUID, client: str, status: str, error: str | None
-) -> None:
-    """As `finish_run`, but a lost connection must not hide what went wrong; the next run notes the end then."""
+def finish_quietly(connection: psycopg.Connection, run_id: UUID, error: BaseException) -> None:
+    """Note what ended the run. A lost connection must not hide it: the next run notes the end then."""
+    stopped = isinstance(error, KeyboardInterrupt | GeneratorExit)
     try:
-        finish_run(connection, run_id, client, status, error)
+        finish_run(
+            connection,
+            run_id,
+            "interrupted" if stopped else "failed",
+            None if stopped else f"{type(error).__name__}: {error}",
+        )
     except psycopg.Error:
         return
 
@@ -148,12 +167,30 @@ def commit_slice(
         counts: outcome -> records of the slice, added to those of the run.
     """
     with connection.transaction():
-        connection.execute(
-            "INSERT INTO source_cursors (client, source, space_id, processing, cursor, updated_at)"
-            " VALUES (%s, %s, %s, %s, %s, now()) ON CONFLICT (client, source, space_id) DO UPDATE SET"
-            " processing = EXCLUDED.processing, cursor = EXCLUDED.cursor, updated_at = now()",
-            [client, source, space_id, processing, None if cursor is None else Jsonb(dict(cursor))],
-        )
+        keep_cursor(connection, client, source, space_id, processing, cursor)
+        add_counts(connection, run_id, source, counts)
+
+
+def keep_cursor(
+    connection: psycopg.Connection,
+    client: str,
+    source: str,
+    space_id: str,
+    processing: bytes,
+    cursor: Mapping[str, Any] | None,
+) -> None:
+    """Note that everything before `cursor` is stored."""
+    connection.execute(
+        "INSERT INTO source_cursors (client, source, space_id, processing, cursor, updated_at)"
+        " VALUES (%s, %s, %s, %s, %s, now()) ON CONFLICT (client, source, space_id) DO UPDATE SET"
+        " processing = EXCLUDED.processing, cursor = EXCLUDED.cursor, updated_at = now()",
+        [client, source, space_id, processing, None if cursor is None else Jsonb(dict(cursor))],
+    )
+
+
+def add_counts(connection: psycopg.Connection, run_id: UUID, source: str, counts: Mapping[str, int]) -> None:
+    """Add outcome -> records to those of the run, in one transaction."""
+    with connection.transaction():
         for outcome, records in sorted(counts.items()):
             connection.execute(
                 "INSERT INTO run_counts AS stored (run_id, source, outcome, records) VALUES (%s, %s, %s, %s)"

@@ -60,7 +60,8 @@ def test_a_run_whose_process_died_is_marked_interrupted(
     database: Store, connection: psycopg.Connection
 ) -> None:
     dead = database.connect()
-    runs.start_run(dead, "acme", SPACE_ID)
+    run = runs.started(dead, "acme", SPACE_ID)
+    run.__enter__()
     assert runs.mark_interrupted(connection) == 0
     connection.execute("SELECT pg_terminate_backend(%s, 5000)", [dead.info.backend_pid])
     dead.close()
@@ -70,7 +71,8 @@ def test_a_run_whose_process_died_is_marked_interrupted(
 
 def test_a_new_run_marks_the_one_that_died(database: Store, connection: psycopg.Connection) -> None:
     dead = database.connect()
-    first = runs.start_run(dead, "acme", SPACE_ID)
+    run = runs.started(dead, "acme", SPACE_ID)
+    first = run.__enter__()
     dead.close()
     with runs.started(connection, "acme", SPACE_ID):
         pass

@@ -22,6 +22,7 @@ from schemas.ids import fingerprint
 from schemas.outcomes import Outcome
 from transforms import outcomes
 from transforms.dead_letters import resolve_dead_letters, write_dead_letters
+from transforms.notify import Change, announce
 from transforms.postgres import Store, is_about_values
 from transforms.session_fn import SessionFn
 from transforms.sinks.chunk_rows import Incoming, replace_chunks
@@ -33,13 +34,16 @@ MAX_TOMBSTONES = 1000
 """Deletions gathered for one transaction."""
 
 
-def write_batch(connection: psycopg.Connection, batch: EmbeddedBatch, processing: bytes) -> Counter[Outcome]:
-    """Write a batch in one transaction.
+def write_batch(
+    connection: psycopg.Connection, batch: EmbeddedBatch, processing: bytes, run_id: UUID | None = None
+) -> Counter[Outcome]:
+    """Write a batch in one transaction, and announce it.
 
     A chunk whose ordinal and text are as stored keeps its row id and vector; any other gets a new row id.
 
     Args:
         processing: digest of what was done to the records; part of every fingerprint.
+        run_id: of the run that this is part of.
     Returns:
         How each document of the batch ended: NEW, CHANGED, UNCHANGED or STALE.
     Raises:
@@ -54,20 +58,25 @@ def write_batch(connection: psycopg.Connection, batch: EmbeddedBatch, processing
         accepted = _upsert_documents(connection, incoming)
         indexed = _fingerprints(connection, batch.space_id, accepted)
         written: list[Incoming] = []
+        changes: list[Change] = []
         for item in incoming:
             if item.document_id not in accepted:
                 counts[Outcome.STALE] += 1
             elif indexed.get(item.document_id) == fingerprint(item.version.payload_digest, processing):
                 counts[Outcome.UNCHANGED] += 1
             else:
-                counts[Outcome.CHANGED if item.document_id in indexed else Outcome.NEW] += 1
+                outcome = Outcome.CHANGED if item.document_id in indexed else Outcome.NEW
+                counts[outcome] += 1
                 written.append(item)
+                record = item.chunked.document.record
+                changes.append(Change(record.client, record.source, item.document_id, outcome))
         if written:
             replace_chunks(connection, batch, written, vector_type)
             _replace_links(connection, written)
             _note_indexed(connection, batch.space_id, written, processing)
         current = [item for item in incoming if item.document_id in accepted]
         resolve_dead_letters(connection, [(item.document_id, item.version) for item in current])
+        announce(connection, changes, batch.space_id, run_id)
     return counts
 
 
@@ -220,24 +229,27 @@ class WriteToPgvector(beam.PTransform):  # type: ignore[misc]
 
     Args:
         processing: digest of what was done to the records; part of every fingerprint.
+        run_id: of the run that this is part of.
     """
 
-    def __init__(self, store: Store, processing: bytes) -> None:
+    def __init__(self, store: Store, processing: bytes, run_id: UUID | None = None) -> None:
         super().__init__()
-        self._fn = _WriteFn(store, processing)
+        self._fn = _WriteFn(store, processing, run_id)
 
     def expand(self, batches: beam.PCollection[EmbeddedBatch]) -> beam.PCollection[None]:
         return batches | "Write" >> beam.ParDo(self._fn)
 
 
 class _WriteFn(SessionFn):
-    def __init__(self, store: Store, processing: bytes) -> None:
+    def __init__(self, store: Store, processing: bytes, run_id: UUID | None) -> None:
         super().__init__(store)
         self._processing = processing
+        self._run_id = run_id
 
     def process(self, batch: EmbeddedBatch) -> None:
         try:
-            counts = self._session.run(partial(write_batch, batch=batch, processing=self._processing))
+            write = partial(write_batch, batch=batch, processing=self._processing, run_id=self._run_id)
+            counts = self._session.run(write)
         except psycopg.Error as error:
             if not is_about_values(error):
                 raise
@@ -252,17 +264,25 @@ class _WriteFn(SessionFn):
 
 
 class DeleteFromPgvector(beam.PTransform):  # type: ignore[misc]
-    """`PCollection[Tombstone]` -> nothing; outcomes are counted."""
+    """`PCollection[Tombstone]` -> nothing; outcomes are counted.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        run_id: of the run that this is part of.
+    """
+
+    def __init__(self, store: Store, run_id: UUID | None = None) -> None:
         super().__init__()
-        self._store = store
+        self._fn = _DeleteFn(store, run_id)
 
     def expand(self, tombstones: beam.PCollection[Tombstone]) -> beam.PCollection[None]:
-        return tombstones | "Delete" >> beam.ParDo(_DeleteFn(self._store))
+        return tombstones | "Delete" >> beam.ParDo(self._fn)
 
 
 class _DeleteFn(SessionFn):
+    def __init__(self, store: Store, run_id: UUID | None) -> None:
+        super().__init__(store)
+        self._run_id = run_id
+
     def start_bundle(self) -> None:
         self._gathered: list[Tombstone] = []
 
@@ -277,7 +297,7 @@ class _DeleteFn(SessionFn):
     def _flush(self) -> None:
         tombstones, self._gathered = self._gathered, []
         if tombstones:
-            counts = self._session.run(partial(apply_tombstones, tombstones=tombstones))
+            counts = self._session.run(partial(apply_tombstones, tombstones=tombstones, run_id=self._run_id))
             _count(counts)
 
 

@@ -12,15 +12,20 @@ from psycopg import sql
 from schemas.documents import Tombstone, Version
 from schemas.outcomes import Outcome
 from transforms.dead_letters import resolve_dead_letters
+from transforms.notify import Change, announce
 from transforms.spaces import chunk_table
 from transforms.storable import storable_text
 
 
-def apply_tombstones(connection: psycopg.Connection, tombstones: Sequence[Tombstone]) -> Counter[Outcome]:
-    """Remove documents from every space in one transaction; what is left is that, when and why they went.
+def apply_tombstones(
+    connection: psycopg.Connection, tombstones: Sequence[Tombstone], run_id: UUID | None = None
+) -> Counter[Outcome]:
+    """Remove documents from every space in one transaction, and announce it; left is that, when and why they went.
 
     A document whose version is newer than its tombstone stays, and may come back after it.
 
+    Args:
+        run_id: of the run that this is part of.
     Returns:
         How each tombstone ended: DELETED, STALE, or UNCHANGED (deleted before, or never seen: it is remembered,
         so that an older version arriving late stays out).
@@ -55,6 +60,10 @@ def apply_tombstones(connection: psycopg.Connection, tombstones: Sequence[Tombst
             "SELECT count(*) FROM documents WHERE document_id = ANY(%s) AND deleted_at IS NULL",
             [list(newest)],
         ).fetchone()
+        changes = [
+            Change(newest[key].client, newest[key].source, key, Outcome.DELETED) for key in sorted(removed)
+        ]
+        announce(connection, changes, None, run_id)
     counts[Outcome.DELETED] += len(removed)
     counts[Outcome.STALE] += live[0] if live else 0
     counts[Outcome.UNCHANGED] += len(tombstones) - counts.total()
