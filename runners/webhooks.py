@@ -255,8 +255,12 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+        listener = socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
     except OSError as error:
         raise BadConfig(
             f"webhooks: cannot listen on {host}, port {port}: {error.strerror}: change webhooks.host or webhooks.port"
         ) from None
+    # Inherited by each connection; asyncio does so only for sockets it made. An answer is two writes, and the second
+    # would wait 40 ms for the first to be acknowledged.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -80,10 +80,12 @@ class Store:
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[Any, bytes | None]] = {}
-        self.crash_after: int | None = None
+        self.crash_at: int | None = None
 
     def ingest(self, pages: Iterable[Page]) -> None:
-        for page in pages:
+        for number, page in enumerate(pages):
+            if number == self.crash_at:
+                raise KeyboardInterrupt
             for record in page.records:
                 at = max(record.updated_at, record.observed_at)
                 if record.native_id not in self.rows or self.rows[record.native_id][0] <= at:
@@ -91,8 +93,6 @@ class Store:
             for stone in page.tombstones:
                 if stone.native_id not in self.rows or self.rows[stone.native_id][0] <= stone.updated_at:
                     self.rows[stone.native_id] = (stone.updated_at, None)
-        if self.crash_after is not None:
-            raise KeyboardInterrupt
 
     @property
     def texts(self) -> dict[str, str]:
@@ -140,11 +140,11 @@ def test_killed_before_it_was_noted_the_delivery_is_processed_again(connection: 
     source, store = FakeSource(), Store()
     source.change("1", "Gate jams")
     _deliver(connection, "a", "1")
-    store.crash_after = 0
+    store.crash_at = 0
     with pytest.raises(KeyboardInterrupt):
         _process(connection, source, store)
     assert len(deliveries.pending(connection, "acme", "repos", 10)) == 1
-    store.crash_after = None
+    store.crash_at = None
     assert _process(connection, source, store) == {"done": 1}
 
 
@@ -214,7 +214,7 @@ _STEPS = st.one_of(
     st.tuples(st.just("change"), _IDS, st.sampled_from(["A", "B", "C", None]), st.booleans()),
     st.tuples(st.just("deliver"), st.integers(0, 30)),
     st.tuples(st.just("process")),
-    st.tuples(st.just("killed")),
+    st.tuples(st.just("killed at page"), st.integers(0, 2)),
     st.tuples(st.just("poll")),
 )
 
@@ -238,11 +238,11 @@ def test_any_order_of_deliveries_and_polls_ends_in_what_the_source_has(
                 _deliver(connection, f"d{number}", sent[number])
             case ("process",):
                 _process(connection, source, store)
-            case ("killed",):
-                store.crash_after = 0
+            case ("killed at page", number):
+                store.crash_at = number
                 with suppress(KeyboardInterrupt):
                     _process(connection, source, store)
-                store.crash_after = None
+                store.crash_at = None
             case ("poll",):
                 for page in source.pages(cursor):
                     store.ingest([page])
