@@ -19,7 +19,7 @@ import typer
 from runners import display
 from schemas.config import Config, load_config
 from schemas.documents import Kind
-from schemas.errors import PipelineError
+from schemas.errors import PipelineError, SetupError
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 something a person must change (one line on stderr says what); 2 wrong usage of the command
@@ -287,6 +287,21 @@ def bench(
     if data is not None:
         arguments += ["--data", str(data.resolve())]
     raise typer.Exit(run_benchmarks([*arguments, *(more or [])]))
+
+
+@app.command(epilog=_example("headrace webhooks --config team.toml"))
+def webhooks(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Take deliveries of GitHub and Jira until Ctrl-C, and keep what they name for `headrace watch` to look at.
+
+    Takes those of sources with a webhook_secret, at the address it prints; its own health is at /healthz.
+    """
+    settings = load_config(config)
+    try:
+        from runners.webhooks import serve
+    except ModuleNotFoundError as error:
+        raise SetupError(f"{error.name} is not installed: run pip install 'headrace[webhooks]'") from None
+    with _interruptible():
+        serve(settings, lambda line: out.print(line, markup=False, highlight=False, soft_wrap=True))
 
 
 @contextmanager

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hmac
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -358,3 +362,40 @@ def test_every_real_delivery_is_answered_in_good_time(
     for line in (shared_data / "jira" / "jira_webhooks.jsonl").read_bytes().splitlines():
         assert _post_jira(server, orjson.dumps(orjson.loads(line)["payload"])).status_code == 202
     assert sorted(took)[len(took) // 2] < 0.1
+
+
+def test_the_command_listens_until_it_is_told_to_stop(
+    database: Store, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "headrace.toml").write_text(
+        """
+        client = "acme"
+        postgres.dsn = "env:HEADRACE_TEST_DATABASE"
+        webhooks.port = 0
+        [[sources]]
+        type = "github"
+        name = "team/repos"
+        repositories = ["acme/mill"]
+        webhook_secret = "env:HEADRACE_TEST_HOOK"
+        """,
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "HEADRACE_TEST_DATABASE": database.dsn, "HEADRACE_TEST_HOOK": SECRET}
+    with subprocess.Popen(
+        [sys.executable, "-m", "runners.cli", "webhooks", "--config", tmp_path / "headrace.toml"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout
+        first = process.stdout.readline()
+        assert first.startswith("listening on http://127.0.0.1:"), process.communicate()
+        with httpx.Client(base_url=first.split()[2].rstrip(";"), trust_env=False) as client:
+            assert _post(client).text == "stored"
+        process.send_signal(signal.SIGTERM)
+        rest, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert "/github/team/repos" in rest
+    assert len(_kept(connection)) == 1
