@@ -5,6 +5,7 @@ A failure is one of schemas.errors; no message, log record or representation hol
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
+from urllib.request import getproxies
 
 import httpx
 import orjson
@@ -39,6 +41,9 @@ SLEEP_STEP_S = 1  # Ctrl-C and a stop are noticed between steps
 MAX_REDIRECTS = 5
 BOUNDS = Bounds()
 REDIRECTS = (301, 302, 303, 307, 308)
+
+for _name in ("httpx", "httpcore"):  # they log whole addresses, queries too, and headers of answers
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def _no_pause(answer: httpx.Response, now: datetime) -> float | None:
@@ -174,7 +179,7 @@ class ApiSession:
             SourceTimeout, SourceUnavailable, BrokenAnswer: still so after several attempts.
             AccessRefused, WrongAddress, QueryRefused, SourceUnreachable: a person must change something.
         """
-        headers = {"if-none-match": etag} if etag else {}
+        headers = {"if-none-match": etag} if etag and etag.isascii() else {}
         return self._ask(_Asking("GET", self._address(path, params), None, headers, tolerated))
 
     def post(self, path: str, body: Any, *, tolerated: Container[int] = ()) -> Answer:
@@ -233,8 +238,11 @@ class ApiSession:
                 asking.method, url, content=asking.content, headers=asking.headers
             )
             return self._wire.exchange(request, self._auth)
-        except (httpx.TransportError, httpx.InvalidURL, Overdue, UnicodeEncodeError) as error:
-            failure = http_errors.of_transport(self._policy, url, error, first=not self._reached)
+        except (httpx.TransportError, httpx.InvalidURL, Overdue) as error:
+            proxied = bool(getproxies().keys() & {"http", "https", "all"})
+            failure = http_errors.of_transport(
+                self._policy, url, error, first=not self._reached, proxied=proxied
+            )
         except BodyTooLarge:
             failure = BrokenAnswer(
                 f"{http_errors.place(self._policy, url)} sent more than this program takes at once"

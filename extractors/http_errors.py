@@ -33,16 +33,17 @@ def place(policy: Policy, url: httpx.URL) -> str:
     return f'source "{policy.source}": {policy.name} at {_shown(url.netloc.decode("ascii"))}'
 
 
-def of_transport(policy: Policy, url: httpx.URL, error: Exception, *, first: bool) -> PipelineError:
+def of_transport(
+    policy: Policy, url: httpx.URL, error: Exception, *, first: bool, proxied: bool
+) -> PipelineError:
     """A request that got no whole answer.
 
     Args:
+        proxied: the environment names a proxy, which may be what cannot be reached.
         first: nothing has answered in this session yet, so that a setting is the likely cause.
     """
     where = place(policy, url)
     match error:
-        case UnicodeEncodeError() | httpx.LocalProtocolError():
-            return unsendable_token(policy, url)
         case Overdue() | httpx.TimeoutException():
             return SourceTimeout(
                 f"{where} did not answer in time; check {policy.url_setting} if it never does"
@@ -52,9 +53,12 @@ def of_transport(policy: Policy, url: httpx.URL, error: Exception, *, first: boo
         case httpx.ProxyError():
             line = f"{where}: the proxy refused the connection: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
         case httpx.ConnectError():
-            line = f"{where}: {_why_unconnected(policy, error)}"
+            proxy = ", and the proxy that the environment names" if proxied else ""
+            line = f"{where}: {_why_unconnected(policy, error)}{proxy}"
         case _:
-            return SourceUnavailable(f"{where} broke the connection")
+            return SourceUnavailable(
+                f"{where} broke the connection; check {policy.url_setting} if it always does"
+            )
     return SourceUnreachable(line) if first else SourceUnavailable(line)
 
 
@@ -68,7 +72,9 @@ def _why_unconnected(policy: Policy, error: Exception) -> str:
                     f"{policy.url_setting}, or name the file of your own CA in SSL_CERT_FILE"
                 )
             case ssl.SSLError():
-                return f"no TLS connection ({cause.reason or 'ended early'}): check {policy.url_setting}"
+                return (
+                    f"no TLS connection ({_shown(cause.reason or 'ended early')}): check {policy.url_setting}"
+                )
             case socket.gaierror():
                 return f"no such host, or no name server: check {policy.url_setting}"
             case ConnectionRefusedError():

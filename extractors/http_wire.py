@@ -65,7 +65,7 @@ class Wire:
                 body = decoded(response.iter_raw(), encoding, self._bounds.max_bytes)
             finally:
                 response.close()
-        headers = [pair for pair in response.headers.multi_items() if pair[0] not in _OF_THE_TRANSFER]
+        headers = [pair for pair in response.headers.raw if pair[0].lower() not in _OF_THE_TRANSFER]
         asked = httpx.Request(request.method, request.url)
         return httpx.Response(response.status_code, headers=headers, content=body, request=asked)
 
@@ -97,7 +97,7 @@ class Wire:
             self._socket = info["return_value"].get_extra_info("socket")
 
 
-_OF_THE_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")
+_OF_THE_TRANSFER = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 
 def decoded(pieces: Iterable[bytes], encoding: str, max_bytes: int) -> bytes:
