@@ -38,6 +38,8 @@ def process_deliveries(
         poll: looks for changes of the whole source.
     Returns:
         `done` and `failed` -> deliveries.
+    Raises:
+        Exception: of the database or a defect; the deliveries are put off, so as not to meet it again at once.
     """
     ended: Counter[str] = Counter()
     for _ in range(BATCHES):
@@ -49,10 +51,14 @@ def process_deliveries(
                     poll()
                 else:
                     ingest(_looked_at_again(connection, client, source, extractor, group))
-            except PipelineError as error:
-                logger.warning("source %r: %d deliveries are put off: %s", source, len(ids), error)
-                mark_failed(connection, ids, f"{type(error).__name__}: {error}")
+            except Exception as error:
+                expected = isinstance(error, PipelineError)
+                said = f"{type(error).__name__}: {error}" if expected else type(error).__name__
+                logger.warning("source %r: %d deliveries are put off: %s", source, len(ids), said)
+                mark_failed(connection, ids, said)
                 ended["failed"] += len(ids)
+                if not expected:
+                    raise
             else:
                 mark_done(connection, ids)
                 ended["done"] += len(ids)

@@ -162,6 +162,18 @@ def test_one_that_fails_is_put_off_and_holds_up_no_other(connection: psycopg.Con
     assert source.asked == [["2", "1"], ["2"], ["1"]]
 
 
+def test_a_defect_is_passed_on_and_not_met_again_at_once(connection: psycopg.Connection) -> None:
+    def broken(pages: Iterable[Page]) -> None:
+        raise KeyError("the text of a record")
+
+    _deliver(connection, "a", "1")
+    with pytest.raises(KeyError):
+        process_deliveries(connection, "acme", "repos", FakeSource(), broken, lambda: None)
+    assert deliveries.pending(connection, "acme", "repos", 10) == []
+    rows = connection.execute("SELECT status, failure FROM webhook_deliveries").fetchall()
+    assert rows == [("pending", "KeyError")]
+
+
 def test_a_delivery_that_names_nothing_polls_the_source_once(connection: psycopg.Connection) -> None:
     polls: list[None] = []
     _deliver(connection, "a")
