@@ -83,3 +83,16 @@ class Verifiable(Protocol):
             PipelineError: the source cannot be asked, or refuses.
         """
         ...
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A source that can tell at no cost that it has nothing new, so that it need not be read."""
+
+    def stamp(self) -> str:
+        """The same for as long as reading it again would give what it gave before.
+
+        Raises:
+            SetupError: the source is not there.
+        """
+        ...

@@ -138,6 +138,15 @@ class ExportFiles:
         except (MissingFile, TornExport):
             return None
 
+    def stamp(self) -> str:
+        """Names, sizes and times of the files.
+
+        Raises:
+            MissingFile: a path matches no readable file.
+        """
+        found = ((str(path), path.stat()) for path in _files(self._settings))
+        return repr([(name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in found])
+
     def _files_from(self, cursor: Cursor | None) -> list[Path]:
         files = _files(self._settings)
         names = [str(path) for path in files]

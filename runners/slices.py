@@ -32,6 +32,7 @@ from schemas.quality import QualityReport
 from schemas.sources import Source
 from schemas.spaces import EmbeddingSpace
 from transforms import progress, runs
+from transforms.changes import split_page
 from transforms.dead_letters import load_for_retry, resolve_superseded
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
@@ -247,6 +248,16 @@ def _run_source(
             total += counts
             tokens += slice_tokens
     return total
+
+
+def needs_work(connection: psycopg.Connection, job: IngestJob, pages: Sequence[Page]) -> bool:
+    """Whether anything in these pages must be stored. Records seen again are noted, as the pipeline would."""
+    return any(
+        page.tombstones
+        or page.dead_letters
+        or (page.records and split_page(connection, job.space.space_id, job.processing, page.records)[0])
+        for page in pages
+    )
 
 
 def store_slice(
