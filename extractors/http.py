@@ -81,7 +81,7 @@ class Answer:
     Args:
         status: 2xx, 304, or one of those tolerated.
         url: where it came from, after redirects.
-        body: the JSON value; None where there is none, or none that can be read in a tolerated status.
+        body: the JSON value; None in a 204, 205 or 304, or where a tolerated 3xx or 5xx has none.
         redirected: a redirect was followed, permanent or not.
     """
 
@@ -138,7 +138,7 @@ class ApiSession:
         self._now = now
         self._sleep = sleep
         self._reached = False  # something answered
-        self._proven = False  # the API answered
+        self._proven = False  # JSON has come from there
         self._pause: tuple[datetime, float] | None = None
         try:
             self._client = httpx.Client(
@@ -173,7 +173,8 @@ class ApiSession:
         Args:
             path: relative to the base, or an absolute URL of the same origin (a next link).
             etag: of the answer already known; a 304 comes back when it still holds.
-            tolerated: statuses beside 2xx and 304 that are answers: a 404, or a redirect to be seen.
+            tolerated: statuses beside 2xx and 304 that are answers: a 404, or a redirect to be seen. Those of
+                4xx must come with JSON, so that a page of some proxy is not taken for the API's word.
         Raises:
             RateLimited: a limit that would take longer than `MAX_WAIT_S` to wait out.
             SourceTimeout, SourceUnavailable, BrokenAnswer: still so after several attempts.
@@ -259,30 +260,28 @@ class ApiSession:
 
     def _answer(self, asking: _Asking, response: httpx.Response, redirected: bool) -> Answer:
         status = response.status_code
-        if status in asking.tolerated:
-            body = _json_or_none(response)
-        elif status == 304 and "if-none-match" in asking.headers:
-            body = None
-        elif 200 <= status < 300:
-            body = self._json(response, redirected)
-        else:
+        unchanged = status == 304 and "if-none-match" in asking.headers
+        if not (200 <= status < 300 or unchanged or status in asking.tolerated):
             raise http_errors.of_status(self._policy, response)
-        self._proven = True
+        body = None if status in (204, 205, 304) else self._body(response, redirected)
+        self._proven = self._proven or body is not None
         seconds = self._policy.pause_s(response, self._now())
         self._pause = None if seconds is None else (self._now(), seconds)
         return Answer(status, str(response.url), response.headers, body, redirected)
 
-    def _json(self, response: httpx.Response, redirected: bool) -> Any:
-        if response.status_code in (204, 205):
-            return None
-        if _is_web_page(response):
-            raise http_errors.of_web_page(
-                self._policy, response, redirected=redirected, first=not self._proven
-            )
+    def _body(self, response: httpx.Response, redirected: bool) -> Any:
+        """The JSON in an answer. A 404 without is not the API's: its word may delete documents."""
+        status = response.status_code
         try:
             return parse_json(response.content)
         except ValueError:
-            pass
+            if status >= 500 or 300 <= status < 400:
+                return None
+        web_page = _is_web_page(response)
+        if web_page or status >= 400:
+            raise http_errors.of_foreign_answer(
+                self._policy, response, web_page=web_page, redirected=redirected, first=not self._proven
+            )
         raise BrokenAnswer(f"{http_errors.place(self._policy, response.url)} sent what is not whole JSON")
 
     def _wait_out(self, asking: _Asking, seconds: float) -> None:
@@ -351,10 +350,3 @@ def _is_last_attempt(state: RetryCallState) -> bool:
 def _is_web_page(response: httpx.Response) -> bool:
     kind = response.headers.get("content-type", "").lower()
     return kind.startswith(("text/html", "application/xhtml")) or response.content.lstrip()[:1] == b"<"
-
-
-def _json_or_none(response: httpx.Response) -> Any:
-    try:
-        return parse_json(response.content)
-    except ValueError:
-        return None

@@ -101,14 +101,19 @@ def of_status(policy: Policy, response: httpx.Response) -> PipelineError:
     return QueryRefused(f"{where} refused {asked} (HTTP {status}): check what the source asks for")
 
 
-def of_web_page(policy: Policy, response: httpx.Response, *, redirected: bool, first: bool) -> PipelineError:
-    """A good status, with a page for people instead of JSON."""
-    how = (
-        f"redirected to {_shown(response.url.path)}, a web page" if redirected else "answered with a web page"
-    )
+def of_foreign_answer(
+    policy: Policy, response: httpx.Response, *, web_page: bool, redirected: bool, first: bool
+) -> PipelineError:
+    """An answer that was hoped for, but not in JSON: something else speaks there, a proxy or a login form.
+
+    Args:
+        first: no JSON has come from there in this session yet, so that a setting is the likely cause.
+    """
+    what = "a web page" if web_page else "something else"
+    way = f"after a redirect to {_shown(response.url.path)} " if redirected else ""
     line = (
-        f"{place(policy, response.url)} {how} instead of JSON: check {policy.url_setting}, "
-        f"and {policy.token_setting} if that is a login page"
+        f"{place(policy, response.url)} {way}sent {what} instead of JSON (HTTP {response.status_code}): "
+        f"check {policy.url_setting}, and {policy.token_setting} if that is a login page"
     )
     return WrongAddress(line) if first else SourceUnavailable(line)
 

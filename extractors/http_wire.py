@@ -86,11 +86,12 @@ class Wire:
         try:
             yield
         except (httpx.TransportError, TornBody):
-            if over.is_set():
-                raise Overdue from None
-            raise
+            if not over.is_set():
+                raise
         finally:
             timer.cancel()
+        if over.is_set():  # an answer that ends with its connection looks whole when that is cut
+            raise Overdue
 
     def _note_socket(self, event: str, info: Mapping[str, Any]) -> None:
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):

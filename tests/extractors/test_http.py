@@ -198,8 +198,20 @@ def test_a_tolerated_status_is_an_answer(session: ApiSession, api: Faults) -> No
     api.next(answer(404, body={"message": "Not Found"}))
     got = session.get("/items", tolerated=(404, 410))
     assert (got.status, got.body) == (404, {"message": "Not Found"})
-    api.next(serving.web_page(410))
-    assert session.get("/items", tolerated=(404, 410)).body is None
+    api.next(answer(502, body=b"<html>"))
+    assert session.get("/items", tolerated=(502,)).body is None
+
+
+@pytest.mark.parametrize("foreign", [serving.web_page(404), answer(404, body=b"404 page not found\n")])
+def test_that_something_is_gone_is_believed_of_the_api_alone(
+    session: ApiSession, api: Faults, foreign: Fault
+) -> None:
+    session.get("/items")
+    api.next(foreign, times=2)
+    assert session.get("/items", tolerated=(404,)).body == ITEMS
+    api.next(foreign, times=100)
+    with pytest.raises(SourceUnavailable, match="instead of JSON"):
+        session.get("/items", tolerated=(404,))
 
 
 def test_a_tolerated_redirect_is_shown_and_not_followed(session: ApiSession, api: Faults) -> None:

@@ -188,7 +188,7 @@ def test_one_line_says_what_to_change(
 def test_a_login_page_of_the_same_host_is_named(url: str, api: Faults) -> None:
     api.next(serving.redirect(f"/login.jsp?os_destination={QUERY}"))
     api.next(serving.web_page(), prefix="/login.jsp")
-    with opened(url) as session, pytest.raises(WrongAddress, match=r"/login\.jsp.*check api_url, and token"):
+    with opened(url) as session, pytest.raises(WrongAddress, match=r"/login\.jsp .*check api_url, and token"):
         session.get("/items")
 
 
@@ -359,6 +359,20 @@ def test_headers_that_never_end_are_given_up() -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
         while not stopped.wait(0.002):
             connection.sendall(b"x: y\r\n")
+
+    bounds = Bounds(total_s=0.05)
+    with _raw_server(drip) as url, opened(url, bounds=bounds) as session, pytest.raises(SourceTimeout):
+        session.get("/items")
+    stopped.set()
+
+
+def test_an_answer_without_a_length_that_never_ends_is_given_up() -> None:
+    stopped = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n[1]")
+        while not stopped.wait(0.002):
+            connection.sendall(b" ")
 
     bounds = Bounds(total_s=0.05)
     with _raw_server(drip) as url, opened(url, bounds=bounds) as session, pytest.raises(SourceTimeout):
