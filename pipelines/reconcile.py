@@ -22,6 +22,7 @@ from schemas.documents import Kind, Reference
 from schemas.ids import document_id
 from transforms.storable import storable_text
 
+NOT_VERIFIABLE = "export files do not say what their source holds now"
 FEW = 10
 """So many documents may always be deleted at once, whatever their share."""
 LOOKED_AT_ONCE = 100

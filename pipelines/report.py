@@ -3,25 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from psycopg.rows import dict_row
+import psycopg
 
 from schemas.config import Config
 from transforms.dead_letters import count_open, list_dead_letters
 from transforms.postgres import open_store
 from transforms.quality_reports import run_reports
-from transforms.runs import counts_of_run, last_run, totals
+from transforms.runs import SourceTotals, counts_of_run, last_run, totals
 from transforms.sinks.parquet import export_parquet
+from transforms.source_states import SourceState, load_states
 from transforms.spaces import space_of_client
 from transforms.usage import daily_usage
 
 Row = dict[str, Any]
 
-_CURSORS = """
-SELECT source, updated_at AS last_read FROM source_cursors WHERE client = %s AND space_id = %s ORDER BY source
-"""
+
+def source_row(state: SourceState, newest: datetime | None, now: datetime) -> Row:
+    """How it stands with a source.
+
+    Args:
+        newest: latest source time among its documents.
+    """
+    lag_s = state.lag_s(now)
+    return {
+        "source": state.source,
+        "condition": state.condition(now),
+        "lag_s": None if lag_s is None else round(lag_s, 1),
+        "newest_change": newest,
+        "last_polled_at": state.last_polled_at,
+        "last_success_at": state.last_success_at,
+        "last_change_at": state.last_change_at,
+        "last_reconciled_at": state.last_reconciled_at,
+        "next_poll_at": state.next_poll_at,
+        "busy_with": state.busy_with,
+        "busy_since": state.busy_since,
+        "waiting_until": state.waiting_until,
+        "waiting_for": state.waiting_for,
+        "consecutive_failures": state.consecutive_failures,
+        "last_error": state.last_error,
+        "reconcile_error": state.reconcile_error,
+    }
+
+
+def _source_rows(connection: psycopg.Connection, client: str, documents: Sequence[SourceTotals]) -> list[Row]:
+    now = datetime.now(UTC)
+    newest: dict[str, datetime] = {}
+    for row in documents:
+        if row.newest_change is not None:
+            newest[row.source] = max(row.newest_change, newest.get(row.source, row.newest_change))
+    return [source_row(state, newest.get(state.source), now) for state in load_states(connection, client)]
 
 
 def read_status(config: Config, client: str) -> dict[str, Any]:
@@ -30,14 +65,15 @@ def read_status(config: Config, client: str) -> dict[str, Any]:
     Raises:
         UnknownName: nothing of that client is indexed.
     """
-    with open_store(config).connect() as connection, connection.cursor(row_factory=dict_row) as cursor:
+    with open_store(config).connect() as connection:
         space = space_of_client(connection, client)
         run = last_run(connection, client)
+        documents = totals(connection, client, space.space_id)
         return {
             "client": client,
             "space": {"space_id": space.space_id, "model": space.model, "precision": space.precision},
-            "documents": [dataclasses.asdict(row) for row in totals(connection, client, space.space_id)],
-            "sources": cursor.execute(_CURSORS, [client, space.space_id]).fetchall(),
+            "documents": [dataclasses.asdict(row) for row in documents],
+            "sources": _source_rows(connection, client, documents),
             "last_run": dataclasses.asdict(run) if run else {},
             "last_run_outcomes": [
                 {"source": source, **counts}

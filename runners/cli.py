@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 from uuid import UUID
 
 import orjson
@@ -20,6 +20,9 @@ from runners import display
 from schemas.config import Config, load_config
 from schemas.documents import Kind
 from schemas.errors import PipelineError, SetupError
+
+if TYPE_CHECKING:
+    from pipelines.verify_sources import SourceVerdict
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 something a person must change (one line on stderr says what); 2 wrong usage of the command
@@ -210,18 +213,108 @@ def dead_letters_retry(
     _print_json(counts) if as_json else display.print_retry(out, counts)
 
 
-@app.command(epilog=_example("headrace verify"))
+@app.command(epilog=_example("headrace verify --sources"))
 def verify(
-    config: ConfigOption = DEFAULT_CONFIG, client: ClientOption = None, as_json: JsonOption = False
+    config: ConfigOption = DEFAULT_CONFIG,
+    client: ClientOption = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Also ask every source what it holds; may take long.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compare Postgres with itself and with the FAISS index; exit code 3 if they disagree."""
+    """Compare Postgres with itself, with the FAISS index, and with its sources; exit code 3 if they disagree.
+
+    Changes nothing.
+    """
     from pipelines.verify import verify as compare
 
     settings = load_config(config)
-    report = compare(settings, client or settings.client)
-    _print_json(display.verify_as_dict(report)) if as_json else display.print_verify(out, report)
-    if not report.ok:
+    of_client = client or settings.client
+    report = compare(settings, of_client)
+    compared = _verify_sources(settings, of_client) if sources else []
+    ok = report.ok and all(one.ok for one in compared)
+    if as_json:
+        more = {"sources": [display.source_verdict_as_dict(one) for one in compared]} if sources else {}
+        _print_json({**display.verify_as_dict(report), "ok": ok, **more})
+    else:
+        display.print_verify(out, report)
+        if sources:
+            display.print_source_verdicts(out, compared)
+    if not ok:
         raise typer.Exit(3)
+
+
+def _verify_sources(settings: Config, client: str) -> list[SourceVerdict]:
+    from pipelines.verify_sources import (
+        verify_sources,  # loads Beam, which the rest of `verify` does not need
+    )
+
+    return verify_sources(settings, client)
+
+
+def _duration(text: str) -> float:
+    from runners.schedule import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@app.command(epilog=_example("headrace watch --for 8h"))
+def watch(
+    config: ConfigOption = DEFAULT_CONFIG,
+    duration_s: Annotated[
+        float | None,
+        typer.Option("--for", parser=_duration, metavar="DURATION", help="End after 90s, 10m, 1h30m."),
+    ] = None,
+) -> None:
+    """Follow every source until Ctrl-C or SIGTERM: each at its own interval, webhooks and reconciliations included.
+
+    A source that fails is tried again, later each time, and holds up no other; `headrace status` shows how it stands.
+    What changed is said on stderr.
+    """
+    from runners.watch import watch as follow
+
+    settings = load_config(config)
+    try:
+        follow(settings, _say, duration_s=duration_s)
+    except KeyboardInterrupt:
+        _say("stopped; what was stored is consistent")
+
+
+def _say(line: str) -> None:
+    now = datetime.now(UTC)
+    err.print(f"{now:%H:%M:%S} {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog=_example("headrace reconcile --source tickets --dry-run"))
+def reconcile(
+    config: ConfigOption = DEFAULT_CONFIG,
+    source: Annotated[str | None, typer.Option(help="Only this configured source.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete even more than reconcile.max_share at once.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare only; nothing is changed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask every source for all it holds, and mend the difference: store what was missed, delete what is gone.
+
+    Nothing is deleted unless its source says of that very document that it is gone. Exit code 1 if a source could not
+    be asked, or too much would be deleted.
+    """
+    from runners.progress_bar import run_progress
+    from runners.reconcile import reconcile_sources
+
+    settings = load_config(config)
+    with _interruptible(), run_progress(err, visible=err.is_terminal and not as_json) as bar:
+        summary = reconcile_sources(settings, bar, name=source, force=force, dry_run=dry_run)
+    if as_json:
+        _print_json(display.reconciliation_as_dict(summary))
+    else:
+        display.print_reconciliation(out, summary)
+    if not summary.ok:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=_example("headrace check"))

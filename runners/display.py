@@ -18,8 +18,11 @@ from schemas.outcomes import SKIPPED_PREFIX, Outcome
 
 if TYPE_CHECKING:
     from pipelines.check import CheckResult
+    from pipelines.reconcile import SourceReport
     from pipelines.search import Hit
     from pipelines.verify import VerifyReport
+    from pipelines.verify_sources import SourceVerdict
+    from runners.reconcile import ReconcileSummary
     from runners.slices import RunSummary
 
 SNIPPET_CHARS = 200
@@ -185,6 +188,8 @@ def _cell(value: Any) -> str:
 def print_status(console: Console, status: Mapping[str, Any]) -> None:
     """Each part of the status under its name."""
     for name, part in status.items():
+        if name == "sources":
+            part = [_source_summary(row) for row in part]
         if isinstance(part, list):
             console.print(Text(name.replace("_", " "), style="bold"))
             print_rows(console, part, "  none")
@@ -195,6 +200,21 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
             )
         else:
             console.print(f"{name.replace('_', ' ')}: {_cell(part)}", highlight=False)
+
+
+def _source_summary(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a person wants to know of a source first."""
+    problems = (row["waiting_for"], row["last_error"], row["reconcile_error"])
+    return {
+        "source": row["source"],
+        "condition": row["condition"],
+        "lag_s": row["lag_s"],
+        "newest_change": row["newest_change"],
+        "last_success": row["last_success_at"],
+        "next_poll": row["next_poll_at"],
+        "reconciled": row["last_reconciled_at"],
+        "": next(filter(None, problems), ""),
+    }
 
 
 def print_retry(console: Console, counts: Mapping[str, int]) -> None:
@@ -218,6 +238,70 @@ def print_verify(console: Console, report: VerifyReport) -> None:
     if not report.ok:
         verdict = Text("They disagree: run `headrace run` to mend the index.", style="red")
     console.print(verdict)
+
+
+def source_verdict_as_dict(verdict: SourceVerdict) -> dict[str, Any]:
+    """A source's verification for programs."""
+    return {"ok": verdict.ok, **dataclasses.asdict(verdict)}
+
+
+def print_source_verdicts(console: Console, verdicts: Sequence[SourceVerdict]) -> None:
+    """A line a source, then some of what differs."""
+    rows = [
+        {
+            "source": verdict.source,
+            "in source": verdict.difference.in_source if verdict.difference else None,
+            "stored": verdict.difference.in_store if verdict.difference else None,
+            "missing in source": verdict.difference.missing_in_source if verdict.difference else None,
+            "missing in store": verdict.difference.missing_in_store if verdict.difference else None,
+            "": verdict.error or verdict.not_asked,
+        }
+        for verdict in verdicts
+    ]
+    print_rows(console, rows, "No source of this client is configured.")
+    for verdict in verdicts:
+        for side, some in verdict.examples.items():
+            console.print(f"  {verdict.source}, missing in {side}: {', '.join(some)}", highlight=False)
+    if not all(verdict.ok for verdict in verdicts):
+        console.print(Text("Sources and Postgres differ: run `headrace reconcile`.", style="red"))
+
+
+def reconciliation_as_dict(summary: ReconcileSummary) -> dict[str, Any]:
+    """A reconciliation for programs."""
+    return {
+        "ok": summary.ok,
+        "run_id": str(summary.run_id) if summary.run_id else None,
+        "sources": [
+            {**dataclasses.asdict(report), "outcomes": outcome_row(report.outcomes)}
+            for report in summary.reports
+        ],
+        "indexes": {client: dataclasses.asdict(report) for client, report in summary.indexes.items()},
+    }
+
+
+def print_reconciliation(console: Console, summary: ReconcileSummary) -> None:
+    """What each census found, and what came of looking again."""
+    print_rows(console, [_reconciled_row(report) for report in summary.reports], "No source is configured.")
+    for report in summary.reports:
+        if report.not_asked:
+            console.print(f"{report.source}: not asked: {report.not_asked}", highlight=False)
+        for problem in filter(None, (report.refused, report.error)):
+            console.print(Text(f"{report.source}: {problem}", style="red"), soft_wrap=True)
+
+
+def _reconciled_row(report: SourceReport) -> dict[str, Any]:
+    found = report.difference
+    return {
+        "source": report.source,
+        "in source": found.in_source if found else None,
+        "stored": found.in_store if found else None,
+        "missing in source": found.missing_in_source if found else None,
+        "missing in store": found.missing_in_store if found else None,
+        "gone": report.gone,
+        "there": report.there,
+        "unanswered": report.unanswered,
+        **{str(outcome): report.outcomes[outcome] for outcome in Outcome},
+    }
 
 
 def check_as_dict(result: CheckResult) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import psycopg
 from extractors.base import Extractor, Verifiable
 from extractors.read import build_extractor
 from pipelines.ingest import IngestJob
-from pipelines.reconcile import SourceReport, compared, reconcile
+from pipelines.reconcile import NOT_VERIFIABLE, SourceReport, compared, reconcile
 from runners.progress_bar import RunProgress
 from runners.slices import (
     BuildExtractor,
@@ -33,8 +33,6 @@ from transforms.embedders.models import space_of
 from transforms.postgres import open_store
 from transforms.sinks.faiss_index import IndexReport
 from transforms.source_states import noted, one_line
-
-NOT_VERIFIABLE = "export files say nothing of what they leave out"
 
 
 @dataclass(frozen=True, slots=True)
