@@ -50,6 +50,7 @@ def serve(app: App, *, certificate: Path | None = None) -> Iterator[str]:
         log_config=None,
         log_level="critical",
         access_log=False,
+        date_header=False,  # a fake has a clock of its own
         ssl_certfile=certificate,
         ssl_keyfile=certificate,
     )

@@ -1,0 +1,337 @@
+"""Repositories on GitHub as a source that stays true: polled by time of change, swept whole, asked about each id."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+
+from extractors import github_listing as listing
+from extractors.base import Cursor, OnWait, Page, Reference
+from extractors.github_api import answered_at, open_session
+from extractors.github_listing import COMMENTS, ISSUES, REVIEW_COMMENTS, Stream
+from extractors.github_lookup import Gone, Lookup, Unsaid
+from extractors.github_payloads import Item, canonical, is_pending, item_of
+from extractors.github_progress import Pass, Progress, Sweep, load, save, state_of
+from extractors.github_pulls import PullReader
+from extractors.http import Answer
+from schemas.documents import BEGINNING, DeadLetter, Format, Kind, SourceRecord, Tombstone
+from schemas.errors import BrokenAnswer, InvalidPayload, WrongAddress
+from schemas.ids import digest
+from schemas.sources import GitHubSource
+
+PAGE_RECORDS = 500
+LOOKED_AT_ONCE = 100  # references for each page
+
+_NO_SUCH_LIST = (404, 409, 410)
+_log = logging.getLogger(__name__)
+
+Outcome = SourceRecord | DeadLetter
+
+
+class GitHubRepositories:
+    """Issues, pull requests, comments, review comments and reviews of the configured repositories.
+
+    A poll asks each list for what changed since shortly before the newest change that was given; an unchanged
+    list answers 304 and costs nothing. A sweep lists everything from the beginning, for what changed without
+    moving its time. While one runs, polls go on at their interval.
+
+    Args:
+        client: owner of the documents.
+        on_wait: told before a limit is waited for.
+    Raises:
+        BadConfig: a secret is not where the configuration says.
+        SourceUnreachable: the proxy or certificates named in the environment cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: GitHubSource,
+        client: str,
+        on_wait: OnWait,
+        *,
+        now: Callable[[], datetime],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self._client = client
+        self._now = now
+        self._session = open_session(settings, on_wait, now, sleep)
+        has_token = settings.token is not None or settings.app_id is not None
+        self._pulls = PullReader(self._session, settings.api_url, settings.name, graphql=has_token)
+        self._streams = (ISSUES, COMMENTS, REVIEW_COMMENTS) if settings.comments else (ISSUES,)
+        self._told: set[str] = set()
+
+    def close(self) -> None:
+        """Close the connection; the next request would open another."""
+        self._session.close()
+
+    def pages(self, cursor: Cursor | None) -> Iterator[Page]:
+        """Yield what changed since `cursor`, then, where a sweep is due, everything. No page when nothing changed.
+
+        A repository that is not there does not keep the others from being read.
+
+        Raises:
+            WrongAddress: a repository or one of its lists is not there, or not for this token.
+            PipelineError: the source cannot be asked, or refuses; see `ApiSession.get`.
+        """
+        progress = load(cursor, self._settings.repositories)
+        failures: dict[str, WrongAddress] = {}
+        yield from self._polls(progress, failures)
+        polled_at = self._now()
+        interval = timedelta(seconds=self._settings.poll_interval_s)
+        sweep_interval = timedelta(hours=self._settings.sweep_interval_h)
+        for repository in self._settings.repositories:
+            if repository in failures or not progress[repository.lower()].is_due(self._now(), sweep_interval):
+                continue
+            try:
+                for page in self._sweep(progress, repository):
+                    yield page
+                    if self._now() - polled_at >= interval:
+                        yield from self._polls(progress, failures)
+                        polled_at = self._now()
+            except WrongAddress as error:
+                failures[repository] = error
+        for failure in failures.values():
+            raise failure
+
+    def estimate(self, cursor: Cursor | None) -> int | None:
+        """Unknown: lists do not say how long they are."""
+        return None
+
+    def census(self) -> Iterator[Sequence[Reference]]:
+        """Every issue, pull request, comment, review comment and review there is now.
+
+        Raises:
+            PipelineError: a list could not be read to its end.
+        """
+        for repository in self._settings.repositories:
+            for stream in self._streams:
+                answer = self._ask(repository, stream, None, None)
+                if answer is None:
+                    continue
+                for page in listing.pages(self._session, self._place(repository), stream, None, answer):
+                    if page.unreadable:
+                        raise self._torn(repository, stream)
+                    yield [_reference(item) for item in page.items]
+                    yield from self._census_of_reviews(repository, page.items)
+
+    def look_again(self, references: Sequence[Reference]) -> Iterator[Page]:
+        """Look at each by itself: a record, a tombstone, or counted as skipped when nothing can be said of it.
+
+        Raises:
+            PipelineError: the source cannot be asked, or refuses.
+        """
+        lookup = Lookup(self._session, self._settings.repositories)
+        for start in range(0, len(references), LOOKED_AT_ONCE):
+            found: list[Item] = []
+            tombstones: list[Tombstone] = []
+            skipped = Counter[str]()
+            for reference in references[start : start + LOOKED_AT_ONCE]:
+                match lookup.look(reference):
+                    case Item() as item:
+                        found.append(item)
+                    case Gone(reason):
+                        tombstones.append(self._tombstone(reference, reason))
+                    case Unsaid(reason):
+                        skipped[reason] += 1
+            pulls = [item for item in found if item.kind is Kind.PULL]
+            others = [item for item in found if item.kind is not Kind.PULL]
+            others += [pull.item for pull in self._pulls.read(pulls, reviews=False)]
+            yield Page(tuple(map(self._record, others)), tuple(tombstones), skipped=dict(skipped))
+
+    def _polls(self, progress: Progress, failures: dict[str, WrongAddress]) -> Iterator[Page]:
+        for repository in self._settings.repositories:
+            try:
+                if repository not in failures:
+                    for stream in self._streams:
+                        yield from self._poll(progress, repository, stream)
+            except WrongAddress as error:
+                failures[repository] = error
+
+    def _poll(self, progress: Progress, repository: str, stream: Stream) -> Iterator[Page]:
+        marks = progress[repository.lower()].marks
+        mark = marks.get(stream.name)
+        if mark is None:
+            return
+        answer = self._ask(repository, stream, mark.since, mark.etag)
+        if answer is None:
+            del marks[stream.name]  # the next sweep asks again
+            yield Page(cursor=save(progress))
+        elif answer.status != 304:
+            yield from self._read(progress, repository, stream, mark.since, answer, mark.given)
+
+    def _sweep(self, progress: Progress, repository: str) -> Iterator[Page]:
+        state = progress[repository.lower()]
+        names = [stream.name for stream in self._streams]
+        if state.sweep is None or state.sweep.stream not in names:
+            state.sweep = Sweep(self._now(), names[0])
+        for stream in self._streams[names.index(state.sweep.stream) :]:
+            since = state.sweep.since if state.sweep is not None else None
+            answer = self._ask(repository, stream, since, None)
+            if answer is not None:
+                yield from self._read(progress, repository, stream, since, answer, None)
+                continue
+            state.marks.pop(stream.name, None)
+            state.swept(stream.name, names)
+            yield Page(cursor=save(progress))
+
+    def _read(
+        self,
+        progress: Progress,
+        repository: str,
+        stream: Stream,
+        since: datetime | None,
+        answer: Answer,
+        given: dict[str, str] | None,
+    ) -> Iterator[Page]:
+        """A list from `since` on, to its end.
+
+        Args:
+            given: what a poll gave out before and leaves out now; None in a sweep.
+        """
+        state = progress[repository.lower()]
+        overlap = timedelta(seconds=self._settings.overlap_s)
+        etag = answer.headers.get("etag")
+        began = save(progress)
+        reading = Pass(since, etag, answered_at(answer.headers, self._now()), overlap)
+        for page in listing.pages(self._session, self._place(repository), stream, since, answer):
+            before = save(progress)
+            fresh = [item for item in page.items if not given or given.get(item.native_id) != state_of(item)]
+            outcomes, skipped, halves = self._outcomes(fresh)
+            outcomes += [self._dead_letter(value, repository, stream) for value in page.unreadable]
+            reading.add([item for item in page.items if item.native_id not in halves])
+            mark = state.marks.get(stream.name)
+            if page.is_last:
+                state.marks[stream.name] = reading.mark(is_only=page.is_only)
+                if given is None:
+                    state.swept(stream.name, [stream.name for stream in self._streams])
+            elif given is None and state.sweep is not None:
+                state.sweep.since = page.resume
+            elif mark is not None:
+                mark.since, mark.etag, mark.given = page.resume, None, {}
+            after = save(progress)
+            if outcomes or skipped or (page.is_last and after != began):
+                yield from _cut(outcomes, skipped, before, after)
+
+    def _outcomes(self, items: Sequence[Item]) -> tuple[list[Outcome], Counter[str], set[str]]:
+        """Records of listed items, pull requests with their reviews; reasons of what is none of ours.
+
+        Returns:
+            Last, native ids of pull requests whose branches could not be had, to be asked again.
+        """
+        outcomes: list[Outcome] = [self._record(item) for item in items if item.kind is not Kind.PULL]
+        skipped, halves = Counter[str](), set[str]()
+        pulls = [item for item in items if item.kind is Kind.PULL]
+        for pull in self._pulls.read(pulls, reviews=self._settings.comments):
+            outcomes.append(self._record(pull.item))
+            if pull.item.format is not Format.GITHUB_PULL:
+                halves.add(pull.item.native_id)
+            for review in pull.reviews:
+                item = item_of(review)
+                if is_pending(review):
+                    skipped["pending review"] += 1
+                elif item is None:
+                    outcomes.append(self._dead_letter(review, pull.item.repository, ISSUES))
+                else:
+                    outcomes.append(self._record(item))
+        return outcomes, skipped, halves
+
+    def _census_of_reviews(self, repository: str, items: Sequence[Item]) -> Iterator[list[Reference]]:
+        pulls = [item for item in items if item.kind is Kind.PULL] if self._settings.comments else []
+        for pull in self._pulls.read(pulls, reviews=True):
+            reviews = [item_of(review) for review in pull.reviews if not is_pending(review)]
+            if None in reviews:
+                raise self._torn(repository, ISSUES)
+            yield [_reference(item) for item in reviews if item is not None]
+
+    def _ask(
+        self, repository: str, stream: Stream, since: datetime | None, etag: str | None
+    ) -> Answer | None:
+        """The first page of a list; None when the repository is there and has no such list.
+
+        Raises:
+            WrongAddress: the repository is not there, or keeps the list from this token.
+        """
+        answer = listing.ask(self._session, repository, stream, since, etag)
+        if answer.redirected:
+            self._tell(repository, "has another name now: change `repositories`")
+        if answer.status not in _NO_SUCH_LIST:
+            return answer
+        home = self._session.get(f"/repos/{repository}", tolerated=(404,))
+        if home.status == 404:
+            raise WrongAddress(
+                f"{self._place(repository)} is not there, or not for this token: "
+                "check `repositories` and `token`"
+            )
+        if answer.status == 404 and _is_switched_on(home.body, stream):
+            raise WrongAddress(
+                f"{self._place(repository)} is there, but not its list of {stream.name}: "
+                "give `token` read access to issues and pull requests"
+            )
+        self._tell(repository, f"has no list of {stream.name} (HTTP {answer.status}): they are switched off")
+        return None
+
+    def _tell(self, repository: str, what: str) -> None:
+        """Say it once, not at every poll."""
+        line = f"{self._place(repository)} {what}"
+        if line not in self._told:
+            self._told.add(line)
+            _log.warning("%s", line)
+
+    def _place(self, repository: str) -> str:
+        return f'source "{self.name}": {repository}'
+
+    def _torn(self, repository: str, stream: Stream) -> BrokenAnswer:
+        return BrokenAnswer(
+            f"{self._place(repository)}: a list of {stream.name} has what is no record: try again later"
+        )
+
+    def _record(self, item: Item) -> SourceRecord:
+        return SourceRecord(
+            self._client,
+            self.name,
+            item.format,
+            item.kind,
+            item.native_id,
+            item.payload,
+            item.updated_at,
+            self._now(),
+            item.key,
+        )
+
+    def _tombstone(self, reference: Reference, reason: str) -> Tombstone:
+        return Tombstone(self._client, self.name, reference.kind, reference.native_id, self._now(), reason)
+
+    def _dead_letter(self, value: object, repository: str, stream: Stream) -> DeadLetter:
+        payload = canonical(value)
+        locator = f"{repository} {stream.name} {digest(payload).hex()[:12]}"
+        record = SourceRecord(
+            self._client, self.name, Format.UNKNOWN, Kind.ISSUE, locator, payload, BEGINNING, locator=locator
+        )
+        error = InvalidPayload("(record)", "an issue, pull request, comment or review of the REST API")
+        return DeadLetter(record, "read", type(error).__name__, str(error), error.retriable)
+
+
+def _reference(item: Item) -> Reference:
+    return Reference(item.kind, item.native_id, item.key)
+
+
+def _is_switched_on(home: object, stream: Stream) -> bool:
+    flag = "has_pull_requests" if stream is REVIEW_COMMENTS else "has_issues"
+    return not isinstance(home, dict) or home.get(flag) is not False
+
+
+def _cut(outcomes: Sequence[Outcome], skipped: Counter[str], before: Cursor, after: Cursor) -> Iterator[Page]:
+    """Pages of bounded size; only the last one's cursor is past them."""
+    for start in range(0, max(1, len(outcomes)), PAGE_RECORDS):
+        piece = outcomes[start : start + PAGE_RECORDS]
+        is_last = start + PAGE_RECORDS >= len(outcomes)
+        yield Page(
+            tuple(outcome for outcome in piece if isinstance(outcome, SourceRecord)),
+            dead_letters=tuple(outcome for outcome in piece if isinstance(outcome, DeadLetter)),
+            skipped=dict(skipped) if is_last else {},
+            cursor=after if is_last else before,
+        )
