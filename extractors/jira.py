@@ -31,6 +31,7 @@ def issue_to_document(
     bots: Sequence[str],
     custom_fields: Mapping[str, str],
     site_url: str | None,
+    restricted_comments: bool = False,
 ) -> Document:
     """An issue of REST v2 (wiki markup), v3 (ADF) or the Agile API, with its inline comments.
 
@@ -41,6 +42,7 @@ def issue_to_document(
         bots: globs of account names whose comments are dropped.
         custom_fields: field id -> heading, for fields with text.
         site_url: base of links; None takes it from the issue's `self`.
+        restricted_comments: True keeps those that not everyone who sees the issue may see.
     Raises:
         InvalidPayload: it has no key, or a field has another shape than Jira gives it.
     """
@@ -50,7 +52,7 @@ def issue_to_document(
         raise InvalidPayload("key", "the issue's key, such as ABC-12")
     fields = issue.fields
     title = _one_line(fields.summary)
-    kept, total, dropped = _comments(fields.comment or JiraComments(), comments, bots)
+    kept, total, dropped = _comments(fields.comment or JiraComments(), comments, bots, restricted_comments)
     parts = [f"# {title}" if title else "", _markdown(fields.description), _facts(fields)]
     parts.append(_section("Environment", _markdown(fields.environment)))
     for field_id, label in custom_fields.items():
@@ -169,14 +171,14 @@ def _shown(user: JiraUser | None) -> str:
 
 
 def _comments(
-    inline: JiraComments, wanted: bool, bots: Sequence[str]
+    inline: JiraComments, wanted: bool, bots: Sequence[str], restricted: bool
 ) -> tuple[list[str], int, dict[str, int]]:
     """Texts of the comments kept, how many Jira says there are, and reason -> count of the others."""
     total = max(inline.total, len(inline.comments))
     dropped = Counter({"not_in_payload": total - len(inline.comments)})
     kept = []
     for comment in inline.comments:
-        reason = _reason_to_drop(comment, wanted, bots)
+        reason = _reason_to_drop(comment, wanted, bots, restricted)
         body = "" if reason else _markdown(comment.body)
         if body:
             day = f", {comment.created:%Y-%m-%d}" if comment.created else ""
@@ -186,9 +188,9 @@ def _comments(
     return kept, total, {reason: count for reason, count in dropped.items() if count}
 
 
-def _reason_to_drop(comment: JiraComment, wanted: bool, bots: Sequence[str]) -> str:
+def _reason_to_drop(comment: JiraComment, wanted: bool, bots: Sequence[str], restricted: bool) -> str:
     """Restricted ones (to a role, or internal to a service desk) first: they are not for every reader of an index."""
-    if comment.visibility or comment.jsd_public is False:
+    if not restricted and (comment.visibility or comment.jsd_public is False):
         return "restricted"
     author = comment.author
     if author and (author.account_type == "app" or any(is_bot(name, "", bots) for name in author.names)):

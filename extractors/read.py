@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import time
 import traceback
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,8 +45,14 @@ def build_extractor(source: Source, client: str, data_dir: Path, on_wait: OnWait
             return GitRepository(source, owner)
         case ExportSource():
             return ExportFiles(source, owner)
-        case JiraSource() | GitHubSource():
-            raise NotImplementedError
+        case GitHubSource():
+            from extractors.github_live import GitHubRepositories
+
+            return GitHubRepositories(source, owner, on_wait, now=lambda: datetime.now(UTC), sleep=time.sleep)
+        case JiraSource():
+            from extractors.jira_site import JiraSite
+
+            return JiraSite(source, owner, on_wait, now=lambda: datetime.now(UTC), sleep=time.sleep)
 
 
 def extraction_settings(source: SourceSettings) -> dict[str, Any]:
@@ -54,10 +62,13 @@ def extraction_settings(source: SourceSettings) -> dict[str, Any]:
         "comments": source.comments,
         "bots": list(source.bots),
     }
-    if isinstance(source, ExportSource):
+    if isinstance(source, ExportSource | JiraSource):
         settings["custom_fields"] = dict(source.custom_fields)
         settings["site_url"] = source.site_url
+    if isinstance(source, ExportSource):
         settings["repository"] = source.repository
+    if isinstance(source, JiraSource):
+        settings["restricted_comments"] = source.restricted_comments
     return settings
 
 
@@ -67,16 +78,17 @@ def to_document(record: SourceRecord, source: SourceSettings) -> Document:
     Raises:
         RecordError: the payload is not what its format promises.
     """
-    export = source if isinstance(source, ExportSource) else None
-    repository = export.repository if export else None
+    repository = source.repository if isinstance(source, ExportSource) else None
+    jira_settings = source if isinstance(source, ExportSource | JiraSource) else None
     match record.format:
         case Format.JIRA_ISSUE:
             return jira.issue_to_document(
                 record,
                 comments=source.comments,
                 bots=source.bots,
-                custom_fields=export.custom_fields if export else {},
-                site_url=export.site_url if export else None,
+                custom_fields=jira_settings.custom_fields if jira_settings else {},
+                site_url=jira_settings.site_url if jira_settings else None,
+                restricted_comments=isinstance(source, JiraSource) and source.restricted_comments,
             )
         case Format.JIRA_FLAT:
             return jira.flat_issue_to_document(record)

@@ -112,7 +112,8 @@ class _Parser:
             self._depth -= 1
         if len(parts) == 1:
             return parts[0]
-        self._since, self._ids = {}, None
+        if self._depth == 0:
+            self._since, self._ids = {}, None
         return lambda issue: any(part(issue) for part in parts)
 
     def _all(self) -> Condition:

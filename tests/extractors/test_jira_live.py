@@ -1,0 +1,351 @@
+"""A Jira site is read whole, kept in step, and never believed when it merely falls silent."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from extractors.base import Cursor, Page, Reference
+from extractors.jira_site import JiraSite
+from extractors.read import build_extractor
+from schemas.documents import Kind, SourceRecord
+from schemas.errors import BadConfig
+from schemas.sources import JiraSource
+from tests.fakes.jira import FakeJira
+from tests.fakes.serving import Faults, serve
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Clock:
+    """Time passes when someone waits, and when a test says so."""
+
+    def __init__(self) -> None:
+        self.moment = START
+        self.slept_s = 0.0
+
+    def __call__(self) -> datetime:
+        return self.moment
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_s += seconds
+        self.moment += timedelta(seconds=seconds)
+
+    def pass_s(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+
+
+class World:
+    """A fake Jira that is served, and what an index would hold of it."""
+
+    def __init__(self, jira: FakeJira, clock: Clock, faults: Faults, url: str) -> None:
+        self.jira, self.clock, self.faults, self.url = jira, clock, faults, url
+        self.cursor: Cursor | None = None
+        self.held: dict[str, SourceRecord] = {}
+        self.waits: list[str] = []
+
+    def settings(self, **options: Any) -> JiraSource:
+        return JiraSource.model_validate({"type": "jira", "name": "tracker", "site_url": self.url, **options})
+
+    def site(self, **options: Any) -> JiraSite:
+        def on_wait(why: str, seconds: float) -> None:
+            self.waits.append(why)
+
+        return JiraSite(self.settings(**options), "acme", on_wait, now=self.clock, sleep=self.clock.sleep)
+
+    def sync(self, site: JiraSite | None = None, *, most_pages: int | None = None) -> list[Page]:
+        """Read on from the cursor, perhaps not to the end, and keep what came."""
+        pages = []
+        for page in (site or self.site()).pages(self.cursor):
+            pages.append(page)
+            self.keep(page)
+            self.cursor = json.loads(json.dumps(page.cursor))
+            if len(pages) == most_pages:
+                break
+        return pages
+
+    def keep(self, page: Page) -> None:
+        self.held |= {record.native_id: record for record in page.records}
+        for tombstone in page.tombstones:
+            self.held.pop(tombstone.native_id, None)
+
+    def summaries(self) -> dict[int, str]:
+        return {
+            int(number): orjson.loads(record.payload)["fields"].get("summary", "")
+            for number, record in self.held.items()
+        }
+
+    def truth(self) -> dict[int, str]:
+        return {number: issue.fields["summary"] for number, issue in self.jira.issues.items()}
+
+
+@contextmanager
+def world(**options: Any) -> Iterator[World]:
+    clock = Clock()
+    jira = FakeJira(clock, **options)
+    faults = Faults(jira.app)
+    with serve(faults) as url:
+        yield World(jira, clock, faults, url)
+
+
+@pytest.fixture(params=["cloud", "data_center"])
+def w(request: pytest.FixtureRequest) -> Iterator[World]:
+    with world(data_center=request.param == "data_center") as made:
+        yield made
+
+
+def numbers(pages: list[Page]) -> list[int]:
+    return [int(record.native_id) for page in pages for record in page.records]
+
+
+def test_everything_is_read_and_then_only_what_changed(w: World) -> None:
+    ids = []
+    for number in range(7):
+        ids.append(w.jira.create(summary=f"s{number}"))
+        w.clock.pass_s(600)
+    assert numbers(w.sync()) == ids
+    w.clock.pass_s(600)
+    w.jira.edit(ids[2], summary="changed")
+    w.jira.comment(ids[4], "a word")
+    assert numbers(w.sync()) == [ids[6], ids[2], ids[4]]  # the newest is always within the overlap
+    assert w.summaries() == w.truth()
+
+
+def test_the_same_issue_gives_the_same_bytes(w: World) -> None:
+    number = w.jira.create(summary="s", labels=["b", "a"])
+    for each in range(30):
+        w.jira.comment(number, f"c{each}")
+    w.sync()
+    before = w.held[str(number)].payload
+    w.clock.pass_s(30)
+    again = w.sync()
+    assert numbers(again) == [number]  # the overlap
+    assert w.held[str(number)].payload == before
+    assert w.held[str(number)].observed_at == w.clock()
+    found = next(iter(w.site().look_again([Reference(Kind.ISSUE, str(number))])))
+    assert found.records[0].payload == before
+
+
+def test_a_reading_that_stops_anywhere_goes_on_without_loss(w: World) -> None:
+    w.jira.page_cap = 3
+    for number in range(20):
+        w.jira.create(summary=f"s{number}")
+        w.clock.pass_s(100 * (number % 3))
+    for attempt in range(6):
+        w.sync(most_pages=3 + 2 * attempt)
+    assert w.summaries() == w.truth()
+
+
+def test_a_short_page_is_not_the_last(w: World) -> None:
+    w.jira.page_cap = 2
+    for number in range(9):
+        w.jira.create(summary=f"s{number}")
+    w.sync()
+    assert w.summaries() == w.truth()
+
+
+def test_changes_while_pages_are_read_lose_nothing(w: World) -> None:
+    w.jira.page_cap = 3
+    ids = []
+    for number in range(12):
+        ids.append(w.jira.create(summary=f"s{number}"))
+        w.clock.pass_s(1000)
+    w.sync()
+    for number in ids:
+        w.jira.edit(number, summary=f"t{number}")
+        w.clock.pass_s(1000)
+    turn = iter(ids)
+
+    def meanwhile(endpoint: str) -> None:
+        if endpoint in ("search", "bulkfetch") and (number := next(turn, None)):
+            w.clock.pass_s(400)
+            w.jira.edit(number, summary="once more")
+
+    w.jira.before = meanwhile
+    w.sync()
+    w.jira.before = lambda endpoint: None
+    w.clock.pass_s(1000)
+    w.sync()
+    assert w.summaries() == w.truth()
+
+
+def test_a_deletion_while_everything_is_listed_hides_no_other_issue(w: World) -> None:
+    w.jira.page_cap = 3
+    ids = []
+    for number in range(12):
+        ids.append(w.jira.create(summary=f"s{number}"))
+        w.clock.pass_s(1)
+    doomed = iter(ids[:4])
+
+    def meanwhile(endpoint: str) -> None:
+        if endpoint == "search" and (number := next(doomed, None)):
+            w.jira.delete(number)
+
+    w.jira.before = meanwhile
+    w.sync()
+    assert w.truth().items() <= w.summaries().items()
+
+
+def test_a_search_that_lags_behind_is_caught_up_with(w: World) -> None:
+    w.jira.search_lag_s = 120
+    first = w.jira.create(summary="a")
+    w.clock.pass_s(600)
+    w.jira.create(summary="moves the mark on")
+    w.clock.pass_s(600)
+    w.sync()
+    w.jira.edit(first, summary="late in the index")
+    w.clock.pass_s(60)
+    w.jira.search_lag_s = 0
+    w.jira.create(summary="early in the index")
+    w.sync()
+    assert w.summaries()[first] == "a"
+    w.clock.pass_s(120)
+    w.sync()
+    assert w.summaries() == w.truth()
+
+
+def test_the_mark_is_taken_from_issues_and_not_from_the_clock(w: World) -> None:
+    number = w.jira.create(summary="a")
+    moment = w.clock()
+    w.clock.pass_s(5 * 3600)
+    w.sync()
+    assert w.cursor is not None
+    assert w.cursor["mark_ms"] == moment.timestamp() * 1000
+    w.jira.issues[number].updated_ms += 10**11  # the year 2029
+    w.jira._put(number, w.jira._indexed(w.jira.issues[number]))
+    w.sync()
+    assert w.cursor["mark_ms"] == w.clock().timestamp() * 1000
+    w.clock.pass_s(60)
+    w.jira.create(summary="found all the same")
+    w.sync()
+    assert w.summaries() == w.truth()
+
+
+def test_a_sweep_finds_what_changed_without_saying_so(w: World) -> None:
+    number = w.jira.create(summary="a")
+    w.clock.pass_s(3600)
+    w.sync()
+    w.jira.edit_silently(number, summary="b")
+    w.clock.pass_s(20 * 3600)
+    assert numbers(w.sync(w.site(overlap_s=0))) == [number]  # its mark is read again, always
+    w.jira.edit(number, summary="c")
+    other = w.jira.create(summary="d")
+    w.clock.pass_s(1)
+    w.sync()
+    w.jira.edit_silently(number, summary="e")
+    w.clock.pass_s(5 * 3600)
+    w.sync(w.site(overlap_s=0, sweep_interval_h=24))
+    assert {number, other} == set(w.summaries())
+    w.clock.pass_s(24 * 3600)
+    w.sync()
+    assert w.summaries() == w.truth()
+
+
+def test_changes_are_not_kept_waiting_by_a_sweep(w: World) -> None:
+    for number in range(250):
+        w.jira.create(summary=f"s{number}")
+        w.clock.pass_s(60)
+    first = min(w.jira.issues)
+    pages = w.site(poll_interval_s=30).pages(None)
+    seen: list[Page] = [next(pages)]
+    w.jira.edit(first, summary="news")
+    w.clock.pass_s(31)
+    seen += [next(pages), next(pages)]
+    assert first in numbers(seen[1:])
+    pages.close()  # type: ignore[attr-defined]
+
+
+def test_another_filter_asks_for_everything_again(w: World) -> None:
+    w.jira.create("ABC", summary="a")
+    old = w.jira.create("XYZ", summary="b")
+    w.clock.pass_s(9999)
+    w.sync(w.site(projects=["ABC"]))
+    assert old not in w.summaries()
+    assert old in numbers(w.sync(w.site(projects=["ABC", "XYZ"])))
+
+
+def test_only_the_projects_and_the_filter_are_read(w: World) -> None:
+    wanted = w.jira.create("ABC", summary="a", labels=["public"])
+    w.jira.create("ABC", summary="b")
+    w.jira.create("XYZ", summary="c", labels=["public"])
+    w.sync(w.site(projects=["ABC"], jql='labels = "public" OR labels = other'))
+    assert list(w.summaries()) == [wanted]
+
+
+@pytest.mark.parametrize(
+    "jql", ["a = 1) OR (b = 2", "labels = x ORDER BY created", 'labels = "x', "((a = 1)"]
+)
+def test_a_filter_that_would_break_out_is_refused(jql: str) -> None:
+    settings = JiraSource(type="jira", name="tracker", site_url="https://jira.example", jql=jql)
+    with pytest.raises(BadConfig, match=r"sources\.tracker\.jql"):
+        build_extractor(settings, "acme", Path(), print)
+
+
+def test_a_filter_may_hold_what_looks_like_an_order_in_quotes() -> None:
+    jql = """text ~ "order by (" AND labels in ('it''s', "a\\")")"""
+    build_extractor(
+        JiraSource(type="jira", name="t", site_url="https://jira.example", jql=jql), "acme", Path(), print
+    )
+
+
+def test_an_empty_site_is_said_to_be_empty(w: World, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        pages = w.sync()
+    assert [page.read for page in pages] == [0]
+    assert "no issue is to be seen" in caplog.text
+    w.jira.create(summary="a")
+    w.sync()
+    assert w.summaries() == w.truth()
+
+
+# Minutes in place of milliseconds
+
+
+@pytest.mark.parametrize("zone", ["America/St_Johns", "Pacific/Kiritimati", "UTC", "Europe/Oslo"])
+def test_a_server_that_refuses_milliseconds_is_asked_by_minutes_of_the_account(
+    zone: str, w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKER", "token")
+    w.jira.epoch_dates, w.jira.time_zone, w.jira.accepts = False, zone, "Bearer token"
+    site = w.site(token="env:TRACKER", overlap_s=0)
+    numbers_made = [w.jira.create(summary="a")]
+    w.clock.pass_s(3600)
+    w.sync(site)
+    for hours in range(0, 24 * 3, 5):
+        w.clock.pass_s(5 * 3600)
+        numbers_made.append(w.jira.create(summary=f"h{hours}"))
+        w.sync(site)
+    assert list(w.summaries()) == numbers_made
+    assert w.jira.asked["myself"] == 1
+
+
+def test_without_an_account_minutes_are_asked_for_early_enough(w: World) -> None:
+    w.jira.epoch_dates, w.jira.time_zone = False, "Pacific/Niue"  # 11 hours behind
+    w.jira.create(summary="a")
+    w.clock.pass_s(3600)
+    w.sync()
+    w.jira.create(summary="b")
+    w.clock.pass_s(3600)
+    w.sync()
+    assert w.summaries() == w.truth()
+
+
+def test_the_hour_that_comes_twice_loses_nothing(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKER", "token")
+    w.jira.epoch_dates, w.jira.time_zone, w.jira.accepts = False, "Europe/Oslo", "Bearer token"
+    w.clock.moment = datetime(2026, 10, 24, 23, 0, tzinfo=UTC)
+    site = w.site(token="env:TRACKER", overlap_s=0)
+    for _ in range(20):
+        w.jira.create(summary="x")
+        w.sync(site)
+        w.clock.pass_s(599)
+    w.sync(site)
+    assert w.summaries() == w.truth()
