@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -38,32 +39,35 @@ class BearerToken(httpx.Auth):
         yield request
 
 
+@contextmanager
 def open_session(
     settings: GitHubSource, on_wait: OnWait, now: Callable[[], datetime], sleep: Callable[[float], None]
-) -> ApiSession:
-    """A session as the token or the App of a source.
+) -> Iterator[ApiSession]:
+    """A session as the token or the App of a source, for the length of the block.
 
     Raises:
         BadConfig: a secret is not where the configuration says, or is no private key.
         SourceUnreachable: the proxy or certificates named in the environment cannot be used.
     """
-    auth: httpx.Auth | None = None
-    if settings.token is not None:
-        auth = BearerToken(resolve_secret(settings.token, _named(settings, "token")))
-    elif settings.app_id is not None:
-        from extractors.github_app import app_auth  # cryptography takes 60 ms to load
 
-        auth = app_auth(settings, on_wait, now, sleep)
-    setting = "private_key" if settings.app_id is not None else "token"
-    return ApiSession(
-        settings.api_url,
-        auth,
-        policy(settings, setting),
-        headers=HEADERS,
-        on_wait=on_wait,
-        now=now,
-        sleep=sleep,
-    )
+    def opened(auth: httpx.Auth | None, token_setting: str) -> ApiSession:
+        rules = policy(settings, token_setting)
+        return ApiSession(
+            settings.api_url, auth, rules, headers=HEADERS, on_wait=on_wait, now=now, sleep=sleep
+        )
+
+    with ExitStack() as opens:
+        auth: httpx.Auth | None = None
+        setting = "token"
+        if settings.token is not None:
+            auth = BearerToken(resolve_secret(settings.token, f"source {settings.name}: token"))
+        elif settings.app_id is not None:
+            from extractors.github_app import InstallationToken, Statement  # 60 ms to load
+
+            setting = "private_key"
+            asking = opens.enter_context(closing(opened(Statement(settings, now), setting)))
+            auth = InstallationToken(asking, settings, now)
+        yield opens.enter_context(closing(opened(auth, setting)))
 
 
 def policy(settings: GitHubSource, token_setting: str) -> Policy:
@@ -150,10 +154,6 @@ def answered_at(headers: httpx.Headers, now: datetime) -> datetime:
 def graphql_url(api_url: str) -> str:
     """Where GraphQL is: https://api.github.com/graphql, https://github.example.com/api/graphql."""
     return f"{api_url.removesuffix('/v3')}/graphql"
-
-
-def _named(settings: GitHubSource, setting: str) -> str:
-    return f"source {settings.name}: {setting}"
 
 
 def _is_limited_query(answer: httpx.Response) -> bool:

@@ -14,8 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from extractors.base import OnWait
-from extractors.github_api import HEADERS, policy
+from extractors.github_api import answered_at
 from extractors.http import ApiSession
 from schemas.errors import AccessRefused, BadConfig, BrokenAnswer
 from schemas.payloads import parse_time
@@ -27,35 +26,17 @@ STATEMENT_LASTS = timedelta(minutes=9)  # GitHub takes 10, counted by its own cl
 RENEW_BEFORE = timedelta(minutes=5)  # of the token's end
 
 
-def app_auth(
-    settings: GitHubSource, on_wait: OnWait, now: Callable[[], datetime], sleep: Callable[[float], None]
-) -> httpx.Auth:
-    """Credentials of an App's installation.
+class Statement(httpx.Auth):
+    """Who the App is, signed anew for each request.
 
     Raises:
         BadConfig: the private key is not where the configuration says, or is none.
     """
-    setting = f"source {settings.name}: private_key"
-    key = _private_key(resolve_secret(settings.private_key or "", setting), setting)
-    statement = _Statement(str(settings.app_id), key, now)
-    session = ApiSession(
-        settings.api_url,
-        statement,
-        policy(settings, "private_key"),
-        headers=HEADERS,
-        on_wait=on_wait,
-        now=now,
-        sleep=sleep,
-    )
-    return InstallationToken(session, settings.installation_id or 0, settings.name, now)
 
-
-class _Statement(httpx.Auth):
-    """Who the App is, signed anew for each request."""
-
-    def __init__(self, app_id: str, key: RSAPrivateKey, now: Callable[[], datetime]) -> None:
-        self._app_id = app_id
-        self._key = key
+    def __init__(self, settings: GitHubSource, now: Callable[[], datetime]) -> None:
+        setting = f"source {settings.name}: private_key"
+        self._key = _private_key(resolve_secret(settings.private_key or "", setting), setting)
+        self._app_id = str(settings.app_id)
         self._now = now
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
@@ -70,14 +51,15 @@ class _Statement(httpx.Auth):
 
 
 class InstallationToken(httpx.Auth):
-    """The token of an installation, renewed before it runs out, and once when it is refused."""
+    """The token of an installation, renewed before it runs out, and once when it is refused.
 
-    def __init__(
-        self, session: ApiSession, installation_id: int, source: str, now: Callable[[], datetime]
-    ) -> None:
+    Args:
+        session: asks as the App, by a `Statement`.
+    """
+
+    def __init__(self, session: ApiSession, settings: GitHubSource, now: Callable[[], datetime]) -> None:
         self._session = session
-        self._installation_id = installation_id
-        self._source = source
+        self._settings = settings
         self._now = now
         self._token = ""
         self._good_until: datetime | None = None
@@ -96,18 +78,21 @@ class InstallationToken(httpx.Auth):
         yield request
 
     def _renew(self) -> None:
-        path = f"/app/installations/{self._installation_id}/access_tokens"
+        source, installation = self._settings.name, self._settings.installation_id
+        path = f"/app/installations/{installation}/access_tokens"
         answer = self._session.post(path, {}, tolerated=(404,))
         if answer.status == 404:
             raise AccessRefused(
-                f"source {self._source}: the App has no installation {self._installation_id}: "
+                f'source "{source}": the App has no installation {installation}: '
                 "correct installation_id, or install the App"
             )
         body = answer.body if isinstance(answer.body, dict) else {}
         token, expires_at = body.get("token"), parse_time(body.get("expires_at"))
         if not isinstance(token, str) or not token or expires_at is None:
-            raise BrokenAnswer(f"source {self._source}: GitHub gave no token to the App: try again later")
-        self._token, self._good_until = token, expires_at - RENEW_BEFORE
+            raise BrokenAnswer(f'source "{source}": GitHub gave no token to the App: try again later')
+        now = self._now()
+        lasts = expires_at - answered_at(answer.headers, now)  # both by GitHub's clock
+        self._token, self._good_until = token, now + lasts - RENEW_BEFORE
 
 
 def _private_key(pem: str, setting: str) -> RSAPrivateKey:

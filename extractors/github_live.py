@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 
 from extractors import github_listing as listing
@@ -58,15 +59,16 @@ class GitHubRepositories:
         self._settings = settings
         self._client = client
         self._now = now
-        self._session = open_session(settings, on_wait, now, sleep)
+        self._opened = ExitStack()
+        self._session = self._opened.enter_context(open_session(settings, on_wait, now, sleep))
         has_token = settings.token is not None or settings.app_id is not None
         self._pulls = PullReader(self._session, settings.api_url, settings.name, graphql=has_token)
         self._streams = (ISSUES, COMMENTS, REVIEW_COMMENTS) if settings.comments else (ISSUES,)
         self._told: set[str] = set()
 
     def close(self) -> None:
-        """Close the connection; the next request would open another."""
-        self._session.close()
+        """Close the connections; nothing can be asked any more."""
+        self._opened.close()
 
     def pages(self, cursor: Cursor | None) -> Iterator[Page]:
         """Yield what changed since `cursor`, then, where a sweep is due, everything. No page when nothing changed.

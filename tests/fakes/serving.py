@@ -77,6 +77,15 @@ def _until(done: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+class Stage:
+    """One server for many tests: each puts its own application here. A start and a stop take 0.2 s."""
+
+    app: App
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
 @dataclass(slots=True)
 class Seen:
     """A request as it arrived; `headers` have lower-case names."""
