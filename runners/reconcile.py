@@ -106,7 +106,7 @@ def reconcile_sources(
                     extractor = build(source, config.client, config.data_dir, bar.waiting)
                     _reconcile(connection, config, extractor, job, report, force)
             written = any(wrote(report.outcomes) for report in reports)
-            indexes = refresh_indexes(connection, config, space, written, bar) if written else {}
+            indexes = refresh_indexes(connection, config, space, written, bar)
     return ReconcileSummary(run_id, tuple(reports), indexes)
 
 

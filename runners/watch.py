@@ -210,6 +210,7 @@ class _Watch:
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise  # of the connection that holds the lock
         except Exception as error:
+            self._note_change()  # a part may have been stored
             look.stored.put(error)
         else:
             look.stored.put(None)
@@ -238,9 +239,12 @@ class _Watch:
             outcomes = store_pages(self._connection, job, piece.pages)
         look.outcomes += outcomes
         if wrote(outcomes):
-            self._last_change_s = time.monotonic()
-            if self._first_change_s is None:
-                self._first_change_s = self._last_change_s
+            self._note_change()
+
+    def _note_change(self) -> None:
+        self._last_change_s = time.monotonic()
+        if self._first_change_s is None:
+            self._first_change_s = self._last_change_s
 
     def _handle_ended(self, look: Look, error: BaseException | None) -> None:
         watched = look.watched
