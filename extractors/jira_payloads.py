@@ -19,7 +19,7 @@ Value = Mapping[str, Any]
 FIELDS = (
     "summary", "description", "environment", "issuetype", "status", "priority", "resolution", "labels", "components",
     "fixVersions", "versions", "project", "assignee", "reporter", "creator", "created", "updated", "resolutiondate",
-    "parent", "subtasks", "issuelinks", "comment",
+    "parent", "epic", "subtasks", "issuelinks", "comment",
 )  # fmt: skip
 """What `extractors.jira` reads, as the API calls it; custom fields come besides."""
 
@@ -74,7 +74,7 @@ def canonical(issue: Value, reading: Reading) -> bytes:
         name: [_picked(each, ("name",)) for each in _objects(given.get(name))] for name in _NAMED_LISTS
     }
     fields |= {name: _picked(given.get(name), _USER) for name in _USERS}
-    fields |= {name: _picked(given.get(name), ("key",)) for name in ("project", "parent")}
+    fields |= {name: _picked(given.get(name), ("key",)) for name in ("project", "parent", "epic")}
     fields["subtasks"] = [_picked(each, ("key",)) for each in _objects(given.get("subtasks"))]
     fields["issuelinks"] = [_link(each) for each in _objects(given.get("issuelinks"))]
     fields["comment"] = _comments(given.get("comment"), reading)
@@ -111,6 +111,12 @@ def has_more_comments(issue: Value) -> bool:
 def with_comments(issue: Value, comments: Sequence[Value]) -> Value:
     """The issue with these in place of the inline ones."""
     return {**issue, "fields": {**_fields(issue), "comment": {"comments": comments, "total": len(comments)}}}
+
+
+def with_epic(issue: Value, epic_field: str) -> Value:
+    """The issue with its epic as `epic`, where a custom field has its key."""
+    key = _fields(issue).get(epic_field)
+    return {**issue, "fields": {**_fields(issue), "epic": {"key": key}}} if isinstance(key, str) else issue
 
 
 def unique(comments: Iterable[Value]) -> list[Value]:

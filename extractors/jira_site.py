@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import orjson
@@ -17,8 +18,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from extractors import jira_jql
 from extractors.base import Cursor, OnWait, Page, Reference
-from extractors.jira_api import ISSUES_PER_FETCH, Found, JiraApi, Known
+from extractors.jira_api import JiraApi, Known
+from extractors.jira_issues import ISSUES_PER_FETCH, Found, JiraIssues
 from extractors.jira_payloads import Reading, Value, canonical, issue_id, moment_ms, updated_at
+from extractors.jira_search import JiraSearch
 from extractors.jira_session import open_session
 from schemas.documents import BEGINNING, DeadLetter, Format, Kind, SourceRecord, Tombstone
 from schemas.errors import InvalidPayload, PipelineError, QueryRefused, RetryableError, WrongAddress
@@ -60,6 +63,12 @@ class Place(_Part):
     @property
     def cursor(self) -> Cursor:
         return self.model_dump(mode="json", exclude_none=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    search: JiraSearch
+    issues: JiraIssues
 
 
 class JiraSite:
@@ -104,7 +113,7 @@ class JiraSite:
         place = self._place(cursor)
         with self._api() as api:
             if place.mark_ms is None:
-                newest_ms = api.newest_ms()
+                newest_ms = api.search.newest_ms()
                 if newest_ms is None:
                     _log.warning("%s: no issue is to be seen: check projects, jql and token", self.name)
                     yield Page(cursor=place.cursor)
@@ -122,8 +131,8 @@ class JiraSite:
         try:
             with self._api() as api:
                 if place.mark_ms is None or place.sweep is not None or self._is_sweep_due(place):
-                    return api.count("created", place.sweep.created_ms if place.sweep else 0)
-                return api.count("updated", self._start_ms(place.mark_ms))
+                    return api.search.count("created", place.sweep.created_ms if place.sweep else 0)
+                return api.search.count("updated", self._start_ms(place.mark_ms))
         except (RetryableError, QueryRefused, WrongAddress):
             return None
 
@@ -134,7 +143,7 @@ class JiraSite:
             SetupError, RetryableError: the listing did not come to its end.
         """
         with self._api() as api:
-            for page in api.ids("created", 0):
+            for page in api.search.ids("created", 0):
                 references = [Reference(Kind.ISSUE, row.id, row.key) for row in page.rows]
                 for start in range(0, len(references), CENSUS_REFERENCES):
                     yield references[start : start + CENSUS_REFERENCES]
@@ -155,13 +164,13 @@ class JiraSite:
             for start in range(0, len(ids), ISSUES_PER_FETCH):
                 yield self._looked_at(api, ids[start : start + ISSUES_PER_FETCH])
 
-    def _looked_at(self, api: JiraApi, ids: Sequence[str]) -> Page:
+    def _looked_at(self, api: _Asked, ids: Sequence[str]) -> Page:
         observed_at = self._now()
-        found = api.fetch(ids)
+        found = api.issues.fetch(ids)
         for number in ids:
             if not found.knows(number):
-                found.add(api.look(number))
-        inside = api.within(list(found.issues))
+                found.add(api.issues.look(number))
+        inside = api.search.within(list(found.issues))
         reasons = dict.fromkeys(found.issues.keys() - inside, OUTSIDE)
         for number, status in found.absent.items():
             if status in GONE:
@@ -175,7 +184,7 @@ class JiraSite:
         )
         return Page(page.records, tombstones, page.dead_letters)
 
-    def _changes(self, api: JiraApi, place: Place) -> Generator[Page, None, Place]:
+    def _changes(self, api: _Asked, place: Place) -> Generator[Page, None, Place]:
         """What changed since the mark, and a little before it; gives the place after that.
 
         An issue that changed once more while it was listed may say a later time than that of its place in the order,
@@ -184,9 +193,9 @@ class JiraSite:
         """
         latest_ms = place.mark_ms or 0
         ceiling_ms: int | None = None
-        for page in api.rows("updated", self._start_ms(latest_ms)):
+        for page in api.search.rows("updated", self._start_ms(latest_ms)):
             if page.more and ceiling_ms is None:
-                ceiling_ms = api.newest_ms()
+                ceiling_ms = api.search.newest_ms()
             for start in range(0, len(page.rows), ISSUES_PER_FETCH):
                 rows = page.rows[start : start + ISSUES_PER_FETCH]
                 moments = [row.moment_ms for row in rows if row.moment_ms is not None]
@@ -194,18 +203,18 @@ class JiraSite:
                 place = self._marked(place, min(moments, default=0), ceiling_ms)
                 ids = [row.id for row in rows]
                 observed_at = self._now()
-                yield self._page(ids, api.fetch(ids), observed_at, place)
+                yield self._page(ids, api.issues.fetch(ids), observed_at, place)
         return self._marked(place, latest_ms, ceiling_ms)
 
-    def _everything(self, api: JiraApi, place: Place) -> Generator[Page, None, Place]:
+    def _everything(self, api: _Asked, place: Place) -> Generator[Page, None, Place]:
         """All issues, oldest first, with a look at what changed every now and then; gives the place after that."""
         sweep = place.sweep or Sweep(began_at=self._now())
         looked_at = self._now()
-        for page in api.ids("created", sweep.created_ms):
+        for page in api.search.ids("created", sweep.created_ms):
             for start in range(0, len(page.rows), ISSUES_PER_FETCH):
                 ids = [row.id for row in page.rows[start : start + ISSUES_PER_FETCH]]
                 observed_at = self._now()
-                found = api.fetch(ids)
+                found = api.issues.fetch(ids)
                 moments = [moment_ms(issue, "created") or 0 for issue in found.issues.values()]
                 sweep = Sweep(began_at=sweep.began_at, created_ms=max([sweep.created_ms, *moments]))
                 place = place.model_copy(update={"sweep": sweep})
@@ -286,11 +295,12 @@ class JiraSite:
         return place.model_copy(update={"mark_ms": max(place.mark_ms or 0, reached_ms)})
 
     @contextmanager
-    def _api(self) -> Iterator[JiraApi]:
+    def _api(self) -> Iterator[_Asked]:
         session = open_session(self._settings, self._on_wait, self._now, self._sleep)
         has_token = self._settings.token is not None
         try:
-            yield JiraApi(session, self.name, self._within, self._reading, self._known, has_token=has_token)
+            api = JiraApi(session, self.name, self._known, has_token=has_token)
+            yield _Asked(JiraSearch(api, self._within), JiraIssues(api, self._reading))
         finally:
             session.close()
 

@@ -2,108 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
 
-from extractors.base import Cursor, Page, Reference
-from extractors.jira_site import JiraSite
+from extractors.base import Page, Reference
 from extractors.read import build_extractor
-from schemas.documents import Kind, SourceRecord
+from schemas.documents import Kind
 from schemas.errors import BadConfig
 from schemas.sources import JiraSource
-from tests.fakes.jira import FakeJira
-from tests.fakes.serving import Faults, serve
-
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-class Clock:
-    """Time passes when someone waits, and when a test says so."""
-
-    def __init__(self) -> None:
-        self.moment = START
-        self.slept_s = 0.0
-
-    def __call__(self) -> datetime:
-        return self.moment
-
-    def sleep(self, seconds: float) -> None:
-        self.slept_s += seconds
-        self.moment += timedelta(seconds=seconds)
-
-    def pass_s(self, seconds: float) -> None:
-        self.moment += timedelta(seconds=seconds)
-
-
-class World:
-    """A fake Jira that is served, and what an index would hold of it."""
-
-    def __init__(self, jira: FakeJira, clock: Clock, faults: Faults, url: str) -> None:
-        self.jira, self.clock, self.faults, self.url = jira, clock, faults, url
-        self.cursor: Cursor | None = None
-        self.held: dict[str, SourceRecord] = {}
-        self.waits: list[str] = []
-
-    def settings(self, **options: Any) -> JiraSource:
-        return JiraSource.model_validate({"type": "jira", "name": "tracker", "site_url": self.url, **options})
-
-    def site(self, **options: Any) -> JiraSite:
-        def on_wait(why: str, seconds: float) -> None:
-            self.waits.append(why)
-
-        return JiraSite(self.settings(**options), "acme", on_wait, now=self.clock, sleep=self.clock.sleep)
-
-    def sync(self, site: JiraSite | None = None, *, most_pages: int | None = None) -> list[Page]:
-        """Read on from the cursor, perhaps not to the end, and keep what came."""
-        pages = []
-        for page in (site or self.site()).pages(self.cursor):
-            pages.append(page)
-            self.keep(page)
-            self.cursor = json.loads(json.dumps(page.cursor))
-            if len(pages) == most_pages:
-                break
-        return pages
-
-    def keep(self, page: Page) -> None:
-        self.held |= {record.native_id: record for record in page.records}
-        for tombstone in page.tombstones:
-            self.held.pop(tombstone.native_id, None)
-
-    def summaries(self) -> dict[int, str]:
-        return {
-            int(number): orjson.loads(record.payload)["fields"].get("summary", "")
-            for number, record in self.held.items()
-        }
-
-    def truth(self) -> dict[int, str]:
-        return {number: issue.fields["summary"] for number, issue in self.jira.issues.items()}
-
-
-@contextmanager
-def world(**options: Any) -> Iterator[World]:
-    clock = Clock()
-    jira = FakeJira(clock, **options)
-    faults = Faults(jira.app)
-    with serve(faults) as url:
-        yield World(jira, clock, faults, url)
+from tests.extractors.jira_world import World, numbers, world
 
 
 @pytest.fixture(params=["cloud", "data_center"])
 def w(request: pytest.FixtureRequest) -> Iterator[World]:
     with world(data_center=request.param == "data_center") as made:
         yield made
-
-
-def numbers(pages: list[Page]) -> list[int]:
-    return [int(record.native_id) for page in pages for record in page.records]
 
 
 def test_everything_is_read_and_then_only_what_changed(w: World) -> None:

@@ -33,6 +33,7 @@ CONSISTENT_IDS = 50
 INLINE_COMMENTS = 20  # on Cloud; the newest
 ROWS_OF_DATA_CENTER = 1000
 RESULT_WINDOW = 10_000  # rows that a Data Center server counts through
+EPIC_FIELD = "customfield_10008"  # on Data Center: the key of an issue's epic
 NOT_THERE = "Issue does not exist or you do not have permission to see it."
 
 
@@ -114,6 +115,7 @@ class FakeJira:
                 for method, path, name, answer in (
                     ("GET", "serverInfo", "serverInfo", self._server_info),
                     ("GET", "myself", "myself", self._myself),
+                    ("GET", "field", "field", self._field),
                     ("POST", "search/jql", "search", self._search_cloud),
                     ("POST", "search/approximate-count", "count", self._count),
                     ("POST", "search", "search", self._search_data_center),
@@ -420,6 +422,18 @@ class FakeJira:
         if self.accepts is None or not self._sees(request):
             raise _Refusal(401, "Client must be authenticated to access this resource.")
         return {"accountId": "id-headrace", "timeZone": self.time_zone}
+
+    def _field(self, request: Request, body: Any) -> Any:
+        epic = {
+            "id": EPIC_FIELD,
+            "custom": True,
+            "schema": {"custom": "com.pyxis.greenhopper.jira:gh-epic-link"},
+        }
+        return [
+            {"id": "summary", "schema": {"type": "string", "system": "summary"}},
+            epic,
+            {"id": "thumbnail"},
+        ]
 
     def _only(self, *, cloud: bool) -> None:
         if self.data_center is cloud:
