@@ -7,7 +7,6 @@ Data Center: https://developer.atlassian.com/server/jira/platform/rest/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -22,54 +21,37 @@ Deployment = Literal["cloud", "data_center"]
 EPIC_LINK = "com.pyxis.greenhopper.jira:gh-epic-link"
 
 
-@dataclass(slots=True)
-class Known:
-    """What was learnt of a site and does not change from one session to the next.
-
-    Args:
-        zone: of the account, which its queries are read in; None where it is not known.
-        epic_field: id of the field that names an issue's epic, which Cloud calls its parent; "" for none.
-        introduced: the credentials were accepted, and the rest was asked.
-        in_minutes: the site refuses milliseconds in queries.
-    """
-
-    deployment: Deployment | None = None
-    zone: ZoneInfo | None = None
-    epic_field: str = ""
-    introduced: bool = False
-    in_minutes: bool = False
-
-
 class JiraApi:
     """A site, as its account sees it.
 
     Args:
         source: name of the configured source, for messages.
-        known: added to by the first who asks.
         has_token: an answer as to a stranger is a refusal then.
+        deployment: None asks the site.
+    Attributes:
+        zone: of the account, which its queries are read in; None where it is not known.
+        epic_field: id of the field that names an issue's epic, which Cloud calls its parent; "" for none.
+        in_minutes: the site refuses milliseconds in queries.
     Raises:
         AccessRefused: the credentials are not accepted.
     """
 
-    def __init__(self, session: ApiSession, source: str, known: Known, *, has_token: bool) -> None:
+    def __init__(
+        self, session: ApiSession, source: str, *, has_token: bool, deployment: Deployment | None
+    ) -> None:
         self.source = source
-        self.known = known
         self._session = session
         self._has_token = has_token
-        if not known.introduced:
-            if has_token:
-                known.zone = _zone(self._heard(session.get("rest/api/2/myself")).body)
-            known.deployment = known.deployment or self.ask_deployment()
-            if known.deployment == "data_center":
-                known.epic_field = _epic_field(self._heard(session.get("rest/api/2/field")).body)
-            known.introduced = True
-        self.is_cloud = known.deployment == "cloud"
+        self.zone = _zone(self._ask("rest/api/2/myself")) if has_token else None
+        self.is_cloud = (deployment or self.ask_deployment()) == "cloud"
+        self.epic_field = "" if self.is_cloud else _epic_field(self._ask("rest/api/2/field"))
+        self.in_minutes = False
         self.search_path = "search/jql" if self.is_cloud else "search"
         self._root = "rest/api/3" if self.is_cloud else "rest/api/2"
 
     def ask_deployment(self) -> Deployment:
         """Asks for as little as can be: it fails only where the whole site is out of order."""
-        found = self._heard(self._session.get("rest/api/2/serverInfo")).body
+        found = self._ask("rest/api/2/serverInfo")
         return (
             "cloud" if isinstance(found, dict) and found.get("deploymentType") == "Cloud" else "data_center"
         )
@@ -86,6 +68,9 @@ class JiraApi:
         """The body of a search for some ids."""
         query = {"jql": jira_jql.among(within, ids), "fields": fields, "maxResults": len(ids)}
         return query if self.is_cloud else {**query, "validateQuery": False}  # an id may be gone
+
+    def _ask(self, path: str) -> Any:
+        return self._heard(self._session.get(path)).body
 
     def _heard(self, answer: Answer) -> Answer:
         if self._has_token:

@@ -50,7 +50,7 @@ class JiraIssues:
     def __init__(self, api: JiraApi, reading: Reading) -> None:
         self._api = api
         self._comments_wanted = reading.comments
-        self._epic_field = api.known.epic_field
+        self._epic_field = api.epic_field
         self._fields = reading.fields + ([self._epic_field] if self._epic_field else [])
 
     def fetch(self, ids: Sequence[str]) -> Found:

@@ -167,14 +167,14 @@ class JiraSearch:
             try:
                 return request, self._api.post(request.path, request.body)
             except QueryRefused as error:
-                if self._api.known.in_minutes or since_ms <= 0:
+                if self._api.in_minutes or since_ms <= 0:
                     raise _refused_scope(error) from None
-                self._api.known.in_minutes = True
+                self._api.in_minutes = True
 
     def _moment(self, ms: int) -> str:
         if ms <= 0:
             return jira_jql.BEGINNING
-        return jira_jql.in_minutes(ms, self._api.known.zone) if self._api.known.in_minutes else str(ms)
+        return jira_jql.in_minutes(ms, self._api.zone) if self._api.in_minutes else str(ms)
 
 
 class _Overlapping:

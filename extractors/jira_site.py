@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from extractors import jira_jql
 from extractors.base import Cursor, OnWait, Page, Reference
-from extractors.jira_api import JiraApi, Known
+from extractors.jira_api import JiraApi
 from extractors.jira_issues import ISSUES_PER_FETCH, Found, JiraIssues
 from extractors.jira_payloads import Reading, Value, canonical, issue_id, moment_ms, updated_at
 from extractors.jira_search import JiraSearch
@@ -79,7 +79,8 @@ class JiraSite:
         now: the time, UTC, as of which issues are seen. No query is made from it.
         sleep: waits for limits.
     Raises:
-        BadConfig: `jql` cannot stand in a condition.
+        BadConfig: `jql` cannot stand in a condition, or the token is not where the configuration says.
+        SourceUnreachable: the proxy or certificates named in the environment cannot be used.
     """
 
     def __init__(
@@ -94,14 +95,21 @@ class JiraSite:
         self.name = settings.name
         self._settings = settings
         self._client = client
-        self._on_wait = on_wait
         self._now = now
-        self._sleep = sleep
         self._within = jira_jql.scope(settings.projects, settings.jql, f"sources.{settings.name}.jql")
         self._reading = Reading(
             tuple(settings.custom_fields), settings.comments, settings.restricted_comments
         )
-        self._known = Known(settings.deployment)
+        self._session = open_session(settings, on_wait, now, sleep)
+
+    @property
+    def requests(self) -> int:
+        """Made so far."""
+        return self._session.requests
+
+    def close(self) -> None:
+        """Close the connection; nothing can be asked any more."""
+        self._session.close()
 
     def pages(self, cursor: Cursor | None) -> Iterator[Page]:
         """Yield what changed since `cursor`, all of it when a sweep is due; the last page is empty.
@@ -111,28 +119,28 @@ class JiraSite:
             RetryableError: it is out of order. Pages given so far stand.
         """
         place = self._place(cursor)
-        with self._api() as api:
-            if place.mark_ms is None:
-                newest_ms = api.search.newest_ms()
-                if newest_ms is None:
-                    _log.warning("%s: no issue is to be seen: check projects, jql and token", self.name)
-                    yield Page(cursor=place.cursor)
-                    return
-                place = self._marked(place, newest_ms, None)
-            else:
-                place = yield from self._changes(api, place)
-            if place.sweep is not None or self._is_sweep_due(place):
-                place = yield from self._everything(api, place)
-            yield Page(cursor=place.cursor)
+        api = self._asked
+        if place.mark_ms is None:
+            newest_ms = api.search.newest_ms()
+            if newest_ms is None:
+                _log.warning("%s: no issue is to be seen: check projects, jql and token", self.name)
+                yield Page(cursor=place.cursor)
+                return
+            place = self._marked(place, newest_ms, None)
+        else:
+            place = yield from self._changes(api, place)
+        if place.sweep is not None or self._is_sweep_due(place):
+            place = yield from self._everything(api, place)
+        yield Page(cursor=place.cursor)
 
     def estimate(self, cursor: Cursor | None) -> int | None:
         """Issues still to come, as Jira counts them; None when it does not."""
         place = self._place(cursor)
         try:
-            with self._api() as api:
-                if place.mark_ms is None or place.sweep is not None or self._is_sweep_due(place):
-                    return api.search.count("created", place.sweep.created_ms if place.sweep else 0)
-                return api.search.count("updated", self._start_ms(place.mark_ms))
+            api = self._asked
+            if place.mark_ms is None or place.sweep is not None or self._is_sweep_due(place):
+                return api.search.count("created", place.sweep.created_ms if place.sweep else 0)
+            return api.search.count("updated", self._start_ms(place.mark_ms))
         except (RetryableError, QueryRefused, WrongAddress):
             return None
 
@@ -142,11 +150,11 @@ class JiraSite:
         Raises:
             SetupError, RetryableError: the listing did not come to its end.
         """
-        with self._api() as api:
-            for page in api.search.ids("created", 0):
-                references = [Reference(Kind.ISSUE, row.id, row.key) for row in page.rows]
-                for start in range(0, len(references), CENSUS_REFERENCES):
-                    yield references[start : start + CENSUS_REFERENCES]
+        api = self._asked
+        for page in api.search.ids("created", 0):
+            references = [Reference(Kind.ISSUE, row.id, row.key) for row in page.rows]
+            for start in range(0, len(references), CENSUS_REFERENCES):
+                yield references[start : start + CENSUS_REFERENCES]
 
     def look_again(self, references: Sequence[Reference]) -> Iterator[Page]:
         """Look at issues by id. Gone is what Jira has no more for this account, and what left the projects or filter.
@@ -160,9 +168,9 @@ class JiraSite:
         ids = list(dict.fromkeys(each.native_id for each in references if _is_issue(each)))
         if not ids:
             return
-        with self._api() as api:
-            for start in range(0, len(ids), ISSUES_PER_FETCH):
-                yield self._looked_at(api, ids[start : start + ISSUES_PER_FETCH])
+        api = self._asked
+        for start in range(0, len(ids), ISSUES_PER_FETCH):
+            yield self._looked_at(api, ids[start : start + ISSUES_PER_FETCH])
 
     def _looked_at(self, api: _Asked, ids: Sequence[str]) -> Page:
         observed_at = self._now()
@@ -294,15 +302,13 @@ class JiraSite:
         reached_ms = min(bounds if ceiling_ms is None else [*bounds, ceiling_ms])
         return place.model_copy(update={"mark_ms": max(place.mark_ms or 0, reached_ms)})
 
-    @contextmanager
-    def _api(self) -> Iterator[_Asked]:
-        session = open_session(self._settings, self._on_wait, self._now, self._sleep)
-        has_token = self._settings.token is not None
-        try:
-            api = JiraApi(session, self.name, self._known, has_token=has_token)
-            yield _Asked(JiraSearch(api, self._within), JiraIssues(api, self._reading))
-        finally:
-            session.close()
+    @cached_property
+    def _asked(self) -> _Asked:
+        """The site is asked what it is, and whether it knows the account, when something is first asked of it."""
+        settings = self._settings
+        has_token = settings.token is not None
+        api = JiraApi(self._session, self.name, has_token=has_token, deployment=settings.deployment)
+        return _Asked(JiraSearch(api, self._within), JiraIssues(api, self._reading))
 
 
 def _is_issue(reference: Reference) -> bool:

@@ -46,15 +46,26 @@ class World:
         self.cursor: Cursor | None = None
         self.held: dict[str, SourceRecord] = {}
         self.waits: list[str] = []
+        self.sites: dict[bytes, JiraSite] = {}
 
     def settings(self, **options: Any) -> JiraSource:
         return JiraSource.model_validate({"type": "jira", "name": "tracker", "site_url": self.url, **options})
 
     def site(self, **options: Any) -> JiraSite:
+        """The same for the same options, as `watch` keeps it."""
+
         def on_wait(why: str, seconds: float) -> None:
             self.waits.append(why)
 
-        return JiraSite(self.settings(**options), "acme", on_wait, now=self.clock, sleep=self.clock.sleep)
+        known = orjson.dumps(options, option=orjson.OPT_SORT_KEYS)
+        if known not in self.sites:
+            settings = self.settings(**options)
+            self.sites[known] = JiraSite(settings, "acme", on_wait, now=self.clock, sleep=self.clock.sleep)
+        return self.sites[known]
+
+    def close(self) -> None:
+        for site in self.sites.values():
+            site.close()
 
     def sync(self, site: JiraSite | None = None, *, most_pages: int | None = None) -> list[Page]:
         """Read on from the cursor, perhaps not to the end, and keep what came."""
@@ -88,7 +99,9 @@ def world(**options: Any) -> Iterator[World]:
     jira = FakeJira(clock, **options)
     faults = Faults(jira.app)
     with serve(faults) as url:
-        yield World(jira, clock, faults, url)
+        made = World(jira, clock, faults, url)
+        yield made
+        made.close()
 
 
 def numbers(pages: list[Page]) -> list[int]:

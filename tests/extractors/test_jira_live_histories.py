@@ -141,4 +141,5 @@ def test_every_history_ends_in_what_is_there(
     clock.pass_s(LONGEST_LAG_S)
     w.sync(w.site(sweep_interval_h=10_000))
     reconcile(w)
+    w.close()
     assert {number: shown(record.payload) for number, record in w.held.items()} == truth(jira)
