@@ -387,7 +387,7 @@ class FakeGitHub:
         self, path: str, origin: str, asked: Mapping[str, str], headers: Mapping[str, str], body: bytes
     ) -> Answered:
         now = self.now()
-        if now.timestamp() >= self._reset:
+        if not 0 < self._reset - now.timestamp() <= HOUR.total_seconds() + 1:  # or the clock was set
             self._used, self._reset = 0, int((now + HOUR).timestamp())
         credential = headers.get("authorization", "").removeprefix("Bearer ").removeprefix("token ")
         if path.endswith("/access_tokens"):
