@@ -61,6 +61,7 @@ class _Commit(_Model):
     files: tuple[_File, ...] = ()
     web_url: _Text = ""
     line_counts_missing: bool = False
+    files_not_read: bool = False
     message_not_utf8: bool = False
     shallow_boundary: bool = False
 
@@ -119,6 +120,7 @@ def commit_to_document(record: SourceRecord) -> Document:
 def _flags(commit: _Commit) -> dict[str, bool]:
     flags = {
         "line_counts_missing": commit.line_counts_missing,
+        "files_not_read": commit.files_not_read,
         "message_not_utf8": commit.message_not_utf8,
         "shallow_boundary": commit.shallow_boundary,
     }

@@ -3,84 +3,73 @@
 from __future__ import annotations
 
 import logging
-import os
+import re
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from fnmatch import fnmatchcase
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
 import orjson
 from pydantic import ValidationError
 
-from extractors.base import Cursor, Page
-from extractors.git_log import (
-    COUNTS,
-    LOG_ARGUMENTS,
-    NAMES,
-    LoggedCommit,
-    parse_date,
-    parse_log,
-    payload_of,
+from extractors.base import Cursor, OnWait, Page, Reference
+from extractors.git_log import LOG_ARGUMENTS, LoggedCommit, parse_date, parse_log, payload_of
+from extractors.git_mirror import Mirror, file_name, repository_name
+from extractors.git_picks import without_picks
+from extractors.git_plan import (
+    Lists,
+    Place,
+    Plan,
+    Reading,
+    Snapshot,
+    distance,
+    place_in,
+    planned,
+    reached,
 )
-from extractors.git_origin import parse_origin
-from extractors.git_plan import Place, Plan, Reading, Snapshot, boundary_digest, distance, planned, write_plan
-from extractors.git_process import FATAL, Git, GitFailed, split_stream
+from extractors.git_process import FATAL, GitFailed, split_stream
+from extractors.git_repository import Repository, open_repository
 from schemas.documents import Format, Kind, SourceRecord, Tombstone
 from schemas.errors import NotARepository
 from schemas.sources import GitSource
 
 PAGE_RECORDS = 200
 PAGE_BYTES = 1 << 20
+REFERENCES = 500
 SILENCE_S = 120.0
+FRESH = timedelta(seconds=60)
+"""An estimate has the mirror brought up to date; `pages` takes it as it is for so long."""
 UNREACHABLE = "unreachable after force push or branch deletion"
+SAME_CHANGE = "makes the same change as another commit"
 
+_SHA = re.compile("[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Repository:
-    """What does not change while a repository is read.
-
-    Args:
-        name: `owner/repo` of its page on the web, else its folder's name.
-        boundary: commits whose parents a shallow clone cut off.
-        detail: what to ask git about files; less in a partial clone.
-    """
-
-    git: Git
-    name: str
-    web_url: str
-    boundary: frozenset[str]
-    detail: tuple[str, ...]
-
-    @property
-    def shallow(self) -> str:
-        return boundary_digest(self.boundary)
-
-    def plan(self, done: Snapshot, reading: Reading, folder: Path) -> Plan:
-        return write_plan(self.git, done, reading, self.boundary, self.shallow, folder)
 
 
 class GitRepository:
     """Commits of one repository: those that HEAD reaches, or those that the refs in `settings.refs` reach.
 
-    A `*` in a glob of refs crosses slashes. Commits come parents first, so a cursor is the tips that were read
-    and, within a pass, how many commits were given; a later call reads what the new tips reach and the old ones
-    did not, and buries what only the old ones reached.
+    Commits come parents first, so a cursor is the tips that were read and, within a pass, how many commits were
+    given; a later call reads what the new tips reach and the old ones did not, and buries what only the old ones
+    reached.
 
     Merges give their message and no files. A shallow clone's boundary commits do too, since git would show the
     whole tree as added; when the boundary moves, all is read again and nothing is buried, as what fell behind it
     is out of sight, not gone. A partial clone without blobs gives paths without counts.
 
     Pages that were stored by a run that died before it kept their cursor come again. Should a force push take
-    those commits away in between, no cursor knows of them, and only a census of the stored ids finds them.
+    those commits away in between, no cursor knows of them: they are in no later census, and looking at them again
+    buries them.
+
+    A repository elsewhere is read from a mirror, see `Mirror`. Between two calls nothing of it is open.
 
     Args:
         client: whose commits these are.
+        data_dir: where mirrors are kept, and patch ids.
+        on_wait: told what takes long.
         now: the time, UTC, as of which the repository is seen.
         silence_s: seconds without a byte from git after which it is given up.
     """
@@ -89,15 +78,24 @@ class GitRepository:
         self,
         settings: GitSource,
         client: str,
+        data_dir: Path,
+        on_wait: OnWait,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], None] = time.sleep,
         silence_s: float = SILENCE_S,
     ) -> None:
         self.name = settings.name
         self._settings = settings
         self._client = client
+        self._on_wait = on_wait
         self._now = now
         self._silence_s = silence_s
+        self._patch_ids = data_dir / "patch-ids" / f"{file_name(settings.name)}.sqlite"
+        self._mirror = (
+            Mirror(settings, data_dir, on_wait, silence_s=silence_s, sleep=sleep) if settings.url else None
+        )
+        self._updated_at: datetime | None = None
 
     def pages(self, cursor: Cursor | None) -> Iterator[Page]:
         """Yield what happened after `cursor`; the last page carries the cursor of all that was read, never None.
@@ -107,14 +105,14 @@ class GitRepository:
             MissingFile: git is not installed.
             SourceTimeout: git fell silent.
             GitFailed: git ended early. Pages given so far stand.
+            SetupError, RetryableError: the mirror could not be brought up to date, see `Mirror.update`.
         """
         place = self._place(cursor)
-        repository = self._open()
-        with tempfile.TemporaryDirectory(prefix="headrace-git-") as name:
-            folder, done = Path(name), place.done
+        with self._opened(fresh_enough=True) as repository, _scratch() as folder:
+            done = place.done
             if place.reading is not None:
                 try:
-                    plan = repository.plan(done, place.reading, folder)
+                    plan = self._plan(repository, done, place.reading, folder)
                 except GitFailed as error:
                     if error.status != FATAL:
                         raise
@@ -130,17 +128,65 @@ class GitRepository:
             yield from self._give(repository, self._plan_or_restart(repository, done, target, folder))
 
     def estimate(self, cursor: Cursor | None) -> int | None:
-        """Commits and tombstones still to come; None where what was read before is gone."""
+        """Commits and tombstones still to come; None where what was read before is gone.
+
+        Raises:
+            PipelineError: as `pages`.
+        """
         place = self._place(cursor)
-        repository = self._open()
-        git, shallow, target = repository.git, repository.shallow, self._snapshot(repository)
-        try:
-            if place.reading is None:
-                return distance(git, place.done, target, shallow)
-            rest = distance(git, place.done, place.reading.target, shallow) - place.reading.given
-            return max(0, rest) + distance(git, place.reading.target, target, shallow)
-        except GitFailed:
-            return None
+        with self._opened() as repository:
+            self._updated_at = self._now()
+            git, shallow, target = repository.git, repository.shallow, self._snapshot(repository)
+            try:
+                if place.reading is None:
+                    return distance(git, place.done, target, shallow)
+                rest = distance(git, place.done, place.reading.target, shallow) - place.reading.given
+                return max(0, rest) + distance(git, place.reading.target, target, shallow)
+            except GitFailed:
+                return None
+
+    def census(self) -> Iterator[Sequence[Reference]]:
+        """Yield every commit that is to be stored: what the refs reach, of those that make the same change one.
+
+        Raises:
+            PipelineError: as `pages`.
+        """
+        with self._opened() as repository, _scratch() as folder:
+            shas = planned(self._everything(repository, folder).arrivals)
+            while part := tuple(islice(shas, REFERENCES)):
+                yield [Reference(Kind.COMMIT, sha, sha) for sha in part]
+
+    def look_again(self, references: Sequence[Reference]) -> Iterator[Page]:
+        """Yield each commit that the refs reach, a tombstone for each that they do not.
+
+        Nothing is said of what a shallow clone may have out of sight, nor of anything when no ref leads to a commit.
+
+        Raises:
+            PipelineError: as `pages`.
+        """
+        asked = dict.fromkeys(each.native_id for each in references if _is_sha(each))
+        with self._opened() as repository, _scratch() as folder:
+            tips = self._snapshot(repository).tips
+            if not tips:
+                return
+            observed_at = self._now()
+            there = reached(repository.git, asked, tips.values())
+            told, same = there, set[str]()
+            if not self._settings.cherry_picks:
+                told = there.intersection(planned(self._everything(repository, folder).arrivals))
+                same = there - told
+            feed = folder / "again"
+            boundary = repository.boundary
+            lines = (f"{sha} {sha}\n" if sha in boundary else f"{sha}\n" for sha in asked if sha in told)
+            feed.write_text("".join(lines), encoding="ascii")
+            with closing(self._records(repository, feed, 0, observed_at)) as records:
+                for page in _pages(records):
+                    yield Page(records=page)
+            gone = [] if repository.shallow else [sha for sha in asked if sha not in there]
+            stones = [self._tombstone(sha, observed_at) for sha in gone]
+            stones += [self._tombstone(sha, observed_at, SAME_CHANGE) for sha in asked if sha in same]
+            if stones:
+                yield Page(tombstones=tuple(stones))
 
     def _place(self, cursor: Cursor | None) -> Place:
         try:
@@ -149,66 +195,76 @@ class GitRepository:
             _log.warning("%s: the cursor is none of a git repository: reading from the beginning", self.name)
             return Place()
 
-    def _open(self) -> _Repository:
-        path = Path(self._settings.path or "").expanduser().resolve()
-        if not path.is_dir():
-            raise NotARepository(f"{path}: no such folder: give the work tree or the bare repository to read")
-        git = Git(path, self._silence_s)
+    @contextmanager
+    def _opened(self, *, fresh_enough: bool = False) -> Iterator[Repository]:
+        """The repository as it is now; a mirror that cannot be read is made anew the next time."""
+        settings, mirror = self._settings, self._mirror
+        if mirror is None:
+            yield self._open(settings.path or Path())
+            return
+        fresh = fresh_enough and self._updated_at is not None and self._now() - self._updated_at < FRESH
+        self._updated_at = None
+        path = mirror.path if fresh else mirror.update()
         try:
-            common_dir = path / _line(git.output("rev-parse", "--git-common-dir"))
-        except GitFailed as error:
+            yield self._open(path)
+        except (GitFailed, NotARepository) as error:
+            if isinstance(error, NotARepository) or error.status == FATAL:
+                mirror.distrust()
+            raise
+
+    def _open(self, path: Path) -> Repository:
+        settings = self._settings
+        repository = open_repository(
+            path,
+            self._silence_s,
+            name=repository_name(settings.url) if settings.url else "",
+            files=settings.files,
+            web_url=settings.web_url,
+        )
+        if not (settings.cherry_picks or repository.whole):
             raise NotARepository(
-                f"{path}: not a git repository ({error.said}): give a work tree (the folder that holds .git) or a "
-                "bare repository"
-            ) from None
-        shallow = path / _line(git.output("rev-parse", "--git-path", "shallow"))
-        origin = parse_origin(self._settings.web_url or _setting(git, r"^remote\.origin\.url$"))
-        return _Repository(
-            git=git,
-            name=origin.project if origin and origin.project else _folder_name(common_dir.resolve()),
-            web_url=origin.web_url if origin else "",
-            boundary=frozenset(shallow.read_text("ascii", "replace").split())
-            if shallow.is_file()
-            else frozenset(),
-            detail=_detail(git),
-        )
+                f"{path}: a partial clone without contents, which cherry_picks = false compares: give a whole clone, "
+                "or leave cherry_picks out"
+            )
+        return repository
 
-    def _snapshot(self, repository: _Repository) -> Snapshot:
-        return Snapshot(tips=self._tips(repository.git), shallow=repository.shallow)
-
-    def _tips(self, git: Git) -> dict[str, str]:
-        """Ref -> object; empty for a repository without commits. No name given by a person is handed to git."""
-        if not self._settings.refs:
-            try:
-                return {"HEAD": _line(git.output("rev-parse", "--verify", "--quiet", "HEAD"))}
-            except GitFailed:
-                return {}
-        listed = git.output("for-each-ref", "--format=%(objectname) %(refname)").decode(
-            "utf-8", "backslashreplace"
-        )
-        pairs = (line.split(" ", 1) for line in listed.split("\n") if line)
-        tips = {ref: tip for tip, ref in pairs if any(fnmatchcase(ref, glob) for glob in self._settings.refs)}
-        if not tips:
+    def _snapshot(self, repository: Repository) -> Snapshot:
+        snapshot = repository.snapshot(self._settings.refs)
+        if not snapshot.tips and self._settings.refs:
             _log.warning("%s: no ref matches %s", self.name, ", ".join(self._settings.refs))
-        return tips
+        return snapshot
+
+    def _lists(self, repository: Repository, done: Snapshot, target: Snapshot, folder: Path) -> Lists:
+        lists = repository.lists(done, target, folder)
+        if self._settings.cherry_picks:
+            return lists
+        return without_picks(lists, done, target, repository, self._patch_ids, self._on_wait, self.name)
+
+    def _everything(self, repository: Repository, folder: Path) -> Lists:
+        return self._lists(repository, Snapshot(), self._snapshot(repository), folder)
+
+    def _plan(self, repository: Repository, done: Snapshot, reading: Reading, folder: Path) -> Plan:
+        return place_in(self._lists(repository, done, reading.target, folder), done, reading)
 
     def _plan_or_restart(
-        self, repository: _Repository, done: Snapshot, target: Snapshot, folder: Path
+        self, repository: Repository, done: Snapshot, target: Snapshot, folder: Path
     ) -> Plan:
         try:
-            return repository.plan(done, Reading(target=target), folder)
+            return self._plan(repository, done, Reading(target=target), folder)
         except GitFailed as error:
             if error.status != FATAL or not done.tips:
                 raise
             _log.warning("%s: the commits read last are gone: reading all again, burying nothing", self.name)
-            return repository.plan(Snapshot(), Reading(target=target), folder)
+            return self._plan(repository, Snapshot(), Reading(target=target), folder)
 
-    def _give(self, repository: _Repository, plan: Plan) -> Iterator[Page]:
+    def _give(self, repository: Repository, plan: Plan) -> Iterator[Page]:
         """The pages of one pass: tombstones first, so that where commits were given all of those were, too."""
         observed_at = self._now()
         given = plan.given
         if not given:
-            departed = planned(plan.departures)
+            if plan.lists.passed_over:
+                yield Page(skipped={"cherry_pick": plan.lists.passed_over}, cursor=_within(plan))
+            departed = planned(plan.lists.departures)
             while shas := tuple(islice(departed, PAGE_RECORDS)):
                 yield Page(
                     tombstones=tuple(self._tombstone(sha, observed_at) for sha in shas), cursor=_within(plan)
@@ -216,24 +272,25 @@ class GitRepository:
         if given == plan.total:
             yield Page(cursor=_at(plan.target))
             return
-        with closing(self._records(repository, plan, observed_at)) as records:
+        feed = plan.lists.arrivals
+        with closing(self._records(repository, feed, plan.offset, observed_at)) as records:
             for page in _pages(records):
                 given += len(page)
                 cursor = _at(plan.target) if given == plan.total else _within(plan, given, page[-1].native_id)
                 yield Page(records=page, cursor=cursor)
 
     def _records(
-        self, repository: _Repository, plan: Plan, observed_at: datetime
+        self, repository: Repository, feed: Path, offset: int, observed_at: datetime
     ) -> Generator[SourceRecord, None, None]:
-        """The rest of a plan's commits, each at its place.
+        """The commits of a list from `offset` bytes on, each at its place.
 
         Raises:
             GitFailed: git left one out.
         """
-        expected = planned(plan.arrivals, plan.offset)
-        with plan.arrivals.open("rb") as feed:
-            feed.seek(plan.offset)
-            blocks = repository.git.blocks(*LOG_ARGUMENTS, *repository.detail, stdin=feed)
+        expected = planned(feed, offset)
+        with feed.open("rb") as file:
+            file.seek(offset)
+            blocks = repository.git.blocks(*LOG_ARGUMENTS, *repository.detail, stdin=file)
             with closing(blocks), closing(expected):
                 for commit in parse_log(split_stream(blocks, b"\0")):
                     if commit.sha != next(expected, None):
@@ -242,13 +299,13 @@ class GitRepository:
                 if missing := next(expected, None):
                     raise GitFailed(f"{repository.git.path}: git left out {missing}: check with git fsck")
 
-    def _record(self, repository: _Repository, commit: LoggedCommit, observed_at: datetime) -> SourceRecord:
+    def _record(self, repository: Repository, commit: LoggedCommit, observed_at: datetime) -> SourceRecord:
         payload = payload_of(
             commit,
             repository.name,
             repository.web_url,
             boundary=commit.sha in repository.boundary,
-            counted=repository.detail is COUNTS,
+            detail=repository.detail,
         )
         return SourceRecord(
             client=self._client,
@@ -263,8 +320,8 @@ class GitRepository:
             locator=f"{self.name}@{commit.sha[:12]}",
         )
 
-    def _tombstone(self, sha: str, observed_at: datetime) -> Tombstone:
-        return Tombstone(self._client, self.name, Kind.COMMIT, sha, observed_at, UNREACHABLE)
+    def _tombstone(self, sha: str, observed_at: datetime, reason: str = UNREACHABLE) -> Tombstone:
+        return Tombstone(self._client, self.name, Kind.COMMIT, sha, observed_at, reason)
 
 
 def _pages(records: Iterator[SourceRecord]) -> Iterator[tuple[SourceRecord, ...]]:
@@ -289,30 +346,11 @@ def _at(done: Snapshot) -> Cursor:
     return Place(done=done).model_dump(exclude_none=True)
 
 
-def _line(output: bytes) -> str:
-    return output.decode("utf-8", "surrogateescape").removesuffix("\n")
+def _is_sha(reference: Reference) -> bool:
+    return reference.kind is Kind.COMMIT and bool(_SHA.fullmatch(reference.native_id))
 
 
-def _setting(git: Git, name: str) -> str:
-    """First value of the setting whose name matches, empty if it is not set."""
-    try:
-        listed = git.output("config", "-z", "--get-regexp", name)
-    except GitFailed:
-        return ""
-    return listed.split(b"\0")[0].partition(b"\n")[2].decode("utf-8", "replace")
-
-
-def _detail(git: Git) -> tuple[str, ...]:
-    """What can be asked about files without a blob that a partial clone has left at its origin."""
-    spec = _setting(git, r"^remote\..*\.partialclonefilter$")
-    if spec and not spec.startswith("blob:"):
-        raise NotARepository(
-            f"{git.path}: a partial clone (filter {spec!r}) that may lack trees: "
-            "run git fetch --refetch --filter=blob:none there, or give another clone"
-        )
-    return NAMES if spec else COUNTS
-
-
-def _folder_name(common_dir: Path) -> str:
-    named = common_dir.parent if common_dir.name == ".git" else common_dir
-    return os.fsencode(named.name).decode("utf-8", "backslashreplace").removesuffix(".git")
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="headrace-git-") as name:
+        yield Path(name)

@@ -13,11 +13,12 @@ from extractors.git_process import GitFailed
 # sha, parents, author, its date, committer, its date, message: NUL cannot occur in any of them.
 _FORMAT = "%H%x00%P%x00%aN%x00%ad%x00%cN%x00%cd%x00%B%x00"
 LOG_ARGUMENTS = (
-    "diff-tree", "--stdin", "-z", "-r", "--root", "--always", "--no-color", "--no-ext-diff", "--no-textconv",
+    "diff-tree", "--stdin", "-z", "--root", "--always", "--no-color", "--no-ext-diff", "--no-textconv",
     "--no-relative", "--encoding=UTF-8", "--date=raw", f"--format={_FORMAT}",
 )  # fmt: skip
-COUNTS = ("--numstat", "--find-renames=50%", "-l1000")
-NAMES = ("--name-status", "--no-renames")
+COUNTS = ("-r", "--numstat", "--find-renames=50%", "-l1000")
+NAMES = ("-r", "--name-status", "--no-renames")
+MESSAGES = ("-s",)
 
 MAX_FILES = 10_000
 """Files listed in one payload; `stats` covers all of them."""
@@ -79,7 +80,7 @@ class LoggedCommit:
 
 
 def parse_log(tokens: Iterator[bytes]) -> Iterator[LoggedCommit]:
-    """Commits out of the NUL-separated output of `LOG_ARGUMENTS` with `COUNTS` or `NAMES`.
+    """Commits out of the NUL-separated output of `LOG_ARGUMENTS` with `COUNTS`, `NAMES` or `MESSAGES`.
 
     Raises:
         GitFailed: the output does not have the shape asked for, or ends inside a commit.
@@ -108,13 +109,13 @@ def parse_log(tokens: Iterator[bytes]) -> Iterator[LoggedCommit]:
 
 
 def payload_of(
-    commit: LoggedCommit, repo: str, web_url: str, *, boundary: bool, counted: bool
+    commit: LoggedCommit, repo: str, web_url: str, *, boundary: bool, detail: tuple[str, ...]
 ) -> dict[str, Any]:
     """The payload of a `GIT_COMMIT` record: the same for the same commit, so no branch and no time of reading.
 
     Args:
         boundary: the commit's parents were cut off by a shallow clone.
-        counted: lines were counted (`COUNTS`).
+        detail: what was asked about files: `COUNTS`, `NAMES` or `MESSAGES`.
     """
     payload: dict[str, Any] = {
         "repo": repo,
@@ -125,17 +126,19 @@ def payload_of(
         "committer": commit.committer,
         "commit_date": parse_date(commit.commit_date).isoformat(),
         "message": commit.message,
-        "stats": {
+    }
+    if detail != MESSAGES:
+        payload["stats"] = {
             "files": commit.changes.files,
             "additions": commit.changes.additions,
             "deletions": commit.changes.deletions,
-        },
-        "files": commit.changes.listed,
-    }
+        }
+        payload["files"] = commit.changes.listed
     facts = {
         "message_not_utf8": commit.message_not_utf8,
         "shallow_boundary": boundary,
-        "line_counts_missing": not counted,
+        "line_counts_missing": detail == NAMES,
+        "files_not_read": detail == MESSAGES,
     }
     payload |= {fact: True for fact, holds in facts.items() if holds}
     return payload | ({"web_url": web_url} if web_url else {})

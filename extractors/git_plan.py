@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -55,19 +55,34 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A pass written out: commits to give, parents first, and commits to bury, one a line in each file.
+class Lists:
+    """What a pass is about, a commit a line.
 
     Args:
-        total: lines of `arrivals`.
+        arrivals: to give, parents first. A boundary commit stands twice on its line: diff-tree then takes it for its
+            own parent and shows no files.
+        departures: to bury.
+        passed_over: commits that arrived and are not given, as another makes the same change.
+    """
+
+    arrivals: Path
+    departures: Path
+    passed_over: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pass, and how far it got.
+
+    Args:
+        total: commits to give.
         given: of those, how many were given before.
-        offset: bytes of `arrivals` which those take.
+        offset: bytes of the list which those take.
     """
 
     done: Snapshot
     target: Snapshot
-    arrivals: Path
-    departures: Path
+    lists: Lists
     total: int
     given: int
     offset: int
@@ -76,13 +91,13 @@ class Plan:
 def arrivals(done: Snapshot, target: Snapshot, shallow: str) -> Range:
     """Commits that are new in `target`: all of them when a shallow clone's boundary moved (`shallow` is today's)."""
     known = done.tips.values() if done.shallow == shallow else ()
-    return Range(_unique(target.tips.values()), _unique(known))
+    return Range(unique(target.tips.values()), unique(known))
 
 
 def departures(done: Snapshot, target: Snapshot, shallow: str) -> Range:
     """Commits that `target` does not reach any more: none that may only be hidden behind a moved boundary."""
     known = done.tips.values() if done.shallow == shallow or not shallow else ()
-    return Range(_unique(known), _unique(target.tips.values()))
+    return Range(unique(known), unique(target.tips.values()))
 
 
 def distance(git: Git, done: Snapshot, target: Snapshot, shallow: str) -> int:
@@ -92,35 +107,40 @@ def distance(git: Git, done: Snapshot, target: Snapshot, shallow: str) -> int:
         GitFailed: a commit of either is gone.
     """
     ranges = (arrivals(done, target, shallow), departures(done, target, shallow))
-    return sum(int(line) for span in ranges for line in _rev_list(git, span, "--count"))
+    return sum(int(line) for span in ranges for line in rev_list(git, span, "--count"))
 
 
-def write_plan(
-    git: Git, done: Snapshot, reading: Reading, boundary: frozenset[str], shallow: str, folder: Path
-) -> Plan:
-    """Write out what lies between `done` and the reading's target.
+def write_lists(
+    git: Git, done: Snapshot, target: Snapshot, boundary: frozenset[str], shallow: str, folder: Path
+) -> Lists:
+    """Write out what lies between two snapshots.
 
-    A boundary commit stands twice on its line: diff-tree then takes it for its own parent and shows no files. If
-    the commit last given is not at its place any more (another version of git may order others), the pass begins
-    anew.
-
+    Args:
+        boundary: commits whose parents a shallow clone cut off.
     Raises:
         GitFailed: a commit of either is gone.
     """
-    paths = folder / "departures", folder / "arrivals"
-    with paths[0].open("wb") as file:
-        file.writelines(sha + b"\n" for sha in _rev_list(git, departures(done, reading.target, shallow)))
-    total, offset = 0, 0
+    lists = Lists(folder / "arrivals", folder / "departures")
+    with lists.departures.open("wb") as file:
+        file.writelines(sha + b"\n" for sha in rev_list(git, departures(done, target, shallow)))
     cut_off = {sha.encode() for sha in boundary}
-    with paths[1].open("wb") as file:
-        span = arrivals(done, reading.target, shallow)
-        for sha in _rev_list(git, span, "--topo-order", "--reverse"):
+    with lists.arrivals.open("wb") as file:
+        for sha in rev_list(git, arrivals(done, target, shallow), "--topo-order", "--reverse"):
             file.write(b"%b %b\n" % (sha, sha) if sha in cut_off else sha + b"\n")
-            total += 1
-            if total == reading.given and sha == reading.last.encode():
-                offset = file.tell()
-    given = reading.given if offset else 0
-    return Plan(done, reading.target, paths[1], paths[0], total, given, offset)
+    return lists
+
+
+def place_in(lists: Lists, done: Snapshot, reading: Reading) -> Plan:
+    """Find where a pass got to. If the commit last given is not at its place any more (another version of git may
+    order others), the pass begins anew."""
+    total, at, offset = 0, 0, 0
+    last = reading.last.encode()
+    with lists.arrivals.open("rb") as file:
+        for line in file:
+            total, at = total + 1, at + len(line)
+            if total == reading.given and line.split(maxsplit=1)[0] == last:
+                offset = at
+    return Plan(done, reading.target, lists, total, reading.given if offset else 0, offset)
 
 
 def planned(path: Path, offset: int = 0) -> Generator[str, None, None]:
@@ -131,16 +151,37 @@ def planned(path: Path, offset: int = 0) -> Generator[str, None, None]:
             yield line.split(maxsplit=1)[0].decode()
 
 
+def reached(git: Git, shas: Collection[str], tips: Collection[str]) -> set[str]:
+    """Those of `shas` that are commits which `tips` reach. Cheap for what lies near the tips.
+
+    Raises:
+        GitFailed: a tip is gone.
+    """
+    if not shas or not tips:
+        return set()
+    check = ("cat-file", "--batch-check=%(objecttype) %(objectname)")
+    answers = split_stream(git.blocks(*check, stdin="\n".join((*shas, "")).encode()), b"\n")
+    commits = {answer[7:].decode() for answer in answers if answer.startswith(b"commit ")}
+    beyond = rev_list(git, Range(unique(commits), unique(tips)))
+    return commits.difference(sha.decode() for sha in beyond)
+
+
 def boundary_digest(boundary: frozenset[str]) -> str:
     return digest(*(sha.encode() for sha in sorted(boundary))).hex() if boundary else ""
 
 
-def _rev_list(git: Git, span: Range, *options: str) -> Iterator[bytes]:
+def rev_list(git: Git, span: Range, *options: str) -> Iterator[bytes]:
+    """The commits of a range.
+
+    Raises:
+        GitFailed: an end of it is gone.
+    """
     if not span.reached_from:
         return iter(())
     lines = [*span.reached_from, *(f"^{name}" for name in span.not_from), ""]
     return split_stream(git.blocks("rev-list", *options, "--stdin", stdin="\n".join(lines).encode()), b"\n")
 
 
-def _unique(names: Iterable[str]) -> tuple[str, ...]:
+def unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Each once, in order."""
     return tuple(sorted(set(names)))

@@ -32,8 +32,8 @@ def build_extractor(source: Source, client: str, data_dir: Path, on_wait: OnWait
 
     Args:
         client: owner of the documents where `source` names none.
-        data_dir: where mirrors of repositories are kept.
-        on_wait: told before a source waits for a rate limit.
+        data_dir: where mirrors of repositories are kept, and what is known of their commits.
+        on_wait: told before a source waits for a rate limit, and while it fetches a repository.
     Raises:
         SetupError: the source is not there.
     """
@@ -42,7 +42,7 @@ def build_extractor(source: Source, client: str, data_dir: Path, on_wait: OnWait
         case GitSource():
             from extractors.git import GitRepository
 
-            return GitRepository(source, owner)
+            return GitRepository(source, owner, data_dir, on_wait)
         case ExportSource():
             return ExportFiles(source, owner)
         case GitHubSource():
@@ -69,6 +69,10 @@ def extraction_settings(source: SourceSettings) -> dict[str, Any]:
         settings["repository"] = source.repository
     if isinstance(source, JiraSource):
         settings["restricted_comments"] = source.restricted_comments
+    if isinstance(source, GitSource):  # what its records hold: another cursor, so that all are read again
+        settings["files"] = source.files
+        settings["cherry_picks"] = source.cherry_picks
+        settings["web_url"] = source.web_url
     return settings
 
 

@@ -6,7 +6,7 @@ PipelineError
   * RecordError      this record becomes a dead letter, the run goes on
       InvalidPayload   EmptyText   BadVector   EngineFailed
   * SetupError       stop: a person must change something
-      BadConfig   MissingFile   TornExport   NotARepository   AccessRefused   WrongAddress   QueryRefused
+      BadConfig   MissingFile   TornExport   NotARepository   NoRoom   AccessRefused   WrongAddress   QueryRefused
       SourceUnreachable   DatabaseUnreachable   ExtensionMissing
       DimensionMismatch   DigestMismatch   ModelNotFound   CanaryMismatch   SpaceMismatch   UnknownName
   * CountsDoNotAddUp   a defect of headrace itself
@@ -116,6 +116,10 @@ class TornExport(SetupError):
 
 class NotARepository(SetupError):
     """A path given as a git repository is none."""
+
+
+class NoRoom(SetupError):
+    """The disk that headrace writes to is full, or may not be written to."""
 
 
 class AccessRefused(SetupError):

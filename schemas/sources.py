@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from schemas.clone_urls import LOOPBACK, CloneUrl, RefGlob, host_of, protocol_of
 from schemas.sections import SecretReference, Section
 
 
@@ -45,17 +46,24 @@ class GitSource(SourceSettings):
 
     Args:
         path: work tree or bare repository.
-        url: to clone from instead, anything git understands; kept as a mirror under `data_dir`.
-        refs: globs of full ref names whose commits are read; empty means HEAD alone.
+        url: to clone from instead: https, http, ssh, git, file, `user@host:path` or an absolute path; kept as a
+            mirror under `data_dir`. When it changes, the mirror is made anew.
+        user: sent with `token`; GitHub, GitLab, Gitea and Azure take any, Bitbucket wants `x-token-auth`.
+        token: for https alone. ssh uses the keys and the configuration of whoever runs headrace.
+        refs: globs whose commits are read. `main` and `release/*` are branches, `refs/tags/v*` is a full name,
+            `HEAD` is what the repository has checked out; a `*` crosses slashes. Empty means HEAD alone.
         web_url: prefix for links, such as `https://github.com/owner/repo`; None takes it from `origin`.
         files: False leaves the changed files out of a commit's text, and their contents out of a mirror.
-        cherry_picks: False leaves out a commit that changes what one already read changes (same patch id).
+        cherry_picks: False gives of all commits that make the same change (same patch id) the oldest alone: a
+            change that was reverted and made again is one, too. A mirror then needs contents. git 2.39 or newer.
     """
 
     type: Literal["git"]
     path: Path | None = None
-    url: str | None = None
-    refs: tuple[str, ...] = ()
+    url: CloneUrl | None = None
+    user: str = Field(default="x-access-token", pattern=r"^[^\x00-\x20:\x7f]+$")
+    token: SecretReference | None = None
+    refs: tuple[RefGlob, ...] = ()
     web_url: str | None = None
     files: bool = True
     cherry_picks: bool = True
@@ -64,7 +72,16 @@ class GitSource(SourceSettings):
     def _is_in_one_place(self) -> GitSource:
         if (self.path is None) == (self.url is None):
             raise ValueError("a git source needs either path, a folder, or url, to clone from")
+        if self.token is not None and not (self.url and _may_carry_a_token(self.url)):
+            raise ValueError(
+                "token needs a url that begins with https://, so that nobody reads it on the way"
+            )
         return self
+
+
+def _may_carry_a_token(url: str) -> bool:
+    protocol = protocol_of(url)
+    return protocol == "https" or (protocol == "http" and host_of(url) in LOOPBACK)
 
 
 class ExportSource(SourceSettings):

@@ -83,7 +83,9 @@ class Repo:
 def source(path: Path | Repo, *, silence_s: float = 120.0, **fields: Any) -> GitRepository:
     path = path.path if isinstance(path, Repo) else path
     values = {"name": "tunnel", "type": "git", "path": path} | fields
-    return GitRepository(GitSource.model_validate(values), "acme", now=lambda: NOW, silence_s=silence_s)
+    data_dir = path.parent / "data"
+    settings = GitSource.model_validate(values)
+    return GitRepository(settings, "acme", data_dir, print, now=lambda: NOW, silence_s=silence_s)
 
 
 def shas(pages: Iterable[Page]) -> list[str]:
@@ -700,7 +702,9 @@ class _History:
     def _read(self, pages: int | None, *, keep_cursor: bool) -> None:
         self.observed += timedelta(hours=1)
         settings = GitSource(name="tunnel", type="git", path=self.repo.path, refs=("refs/heads/*",))
-        reading = GitRepository(settings, "acme", now=lambda: self.observed).pages(self.cursor)
+        reading = GitRepository(
+            settings, "acme", self.repo.path / "data", print, now=lambda: self.observed
+        ).pages(self.cursor)
         for count, page in enumerate(reading):
             if count == pages:
                 break

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractors.git_log import EARLIEST, LATEST, MAX_FILES, LoggedCommit, parse_date, parse_log, payload_of
+from extractors.git_log import (
+    COUNTS,
+    EARLIEST,
+    LATEST,
+    MAX_FILES,
+    LoggedCommit,
+    parse_date,
+    parse_log,
+    payload_of,
+)
 from extractors.git_process import GitFailed, split_stream
 
 SHA = b"2ac89889f4cc330edd479f8dcbef02828522455b"
@@ -78,7 +87,7 @@ def test_an_answer_of_another_shape_is_refused() -> None:
 
 def test_the_payload_of_a_shallow_boundary_claims_no_parents() -> None:
     (commit,) = parse(SHA, SHA, *HEADER[2:])
-    payload = payload_of(commit, "tunnel", "", boundary=True, counted=True)
+    payload = payload_of(commit, "tunnel", "", boundary=True, detail=COUNTS)
     assert payload["shallow_boundary"] is True
     assert payload["parents"] == ()
 

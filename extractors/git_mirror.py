@@ -1,0 +1,246 @@
+"""A repository elsewhere, kept as a bare mirror on this disk and brought up to date before it is read."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from extractors.base import OnWait
+from extractors.git_process import Git, GitFailed
+from extractors.git_remote import MIRRORED_HEAD, failure, reason, refspecs, variables
+from extractors.git_repository import setting
+from schemas.errors import NoRoom, SourceTimeout
+from schemas.ids import digest
+from schemas.sections import resolve_secret
+from schemas.sources import GitSource
+
+LOCK_WAIT_S = 600
+MAX_PACKS = 50
+"""Every fetch leaves one more pack; of more than these, one is made."""
+
+_FETCH = (
+    "fetch", "--progress", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
+    "--no-recurse-submodules", "--refmap=", "--stdin",
+)  # fmt: skip
+_PROGRESS = re.compile(rb"(?:remote: )?([A-Z][a-z]+ [a-z]+): +(\d{1,3}%|\d{1,12})")
+_OTHER_FORMAT = "mismatched algorithms"
+
+_log = logging.getLogger(__name__)
+
+
+def file_name(source: str) -> str:
+    """A name of a file for that of a source: on no file system that of another source."""
+    readable = re.sub(r"[^a-z0-9_-]+", "_", source.lower())[:60]
+    return f"{readable}-{digest(source.encode()).hex()[:12]}"
+
+
+def repository_name(url: str) -> str:
+    """What the repository at an address is called."""
+    path = url.rstrip("/").removesuffix("/.git").removesuffix(".git")
+    return re.split("[/:]", path)[-1]
+
+
+class Mirror:
+    """The mirror of one source, in `mirrors/<name>` under the data folder.
+
+    It holds the refs wanted, and HEAD if that is wanted, under the names they have at their origin; no contents of
+    files where they are neither shown nor compared. What a force push takes away stays in it, so that a cursor can
+    be compared with what came after. Its configuration names the address and no secret.
+
+    A mirror is made beside the one there is, and takes its place when it is complete; half a one is thrown away. It
+    is made anew, with a line in the log, when the address or the need for contents has changed, and when it is
+    damaged: it cannot be opened, reading failed (`distrust`), or git cannot fetch into it for a reason that has
+    nothing to do with the way there.
+
+    One process at a time changes it. git and its helpers hold the lock with their parent, so that one that outlives
+    it is not disturbed.
+
+    Args:
+        on_wait: told what git does, with 0 s, and that another process is waited for.
+        silence_s: seconds without a byte from git after which it is given up.
+    """
+
+    def __init__(
+        self,
+        settings: GitSource,
+        data_dir: Path,
+        on_wait: OnWait,
+        *,
+        silence_s: float,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        assert settings.url is not None
+        self._settings = settings
+        self._url = settings.url
+        self._folder = data_dir.resolve() / "mirrors" / file_name(settings.name)
+        self.path = self._folder / "mirror.git"
+        self._unfinished = self._folder / "unfinished"
+        self._distrusted = self._folder / "distrusted"
+        self._filter = "" if settings.files or not settings.cherry_picks else "blob:none"
+        self._on_wait = on_wait
+        self._silence_s = silence_s
+        self._sleep = sleep
+
+    def update(self) -> Path:
+        """Fetch, and make the mirror first if need be; its folder.
+
+        Raises:
+            AccessRefused, WrongAddress, SourceUnreachable, NoRoom, BadConfig: each says which setting to change.
+            SourceUnavailable, SourceTimeout, RateLimited, GitFailed: the next run tries again.
+            MissingFile: git is not installed.
+        """
+        try:
+            with self._locked() as lock:
+                why = self._why_anew()
+                if not why:
+                    self._clear()
+                    try:
+                        self._fetch(self.path, lock, known=True)
+                    except GitFailed as error:
+                        why = str(error)
+                    else:
+                        self._repack(lock)
+                        return self.path
+                if self.path.exists():
+                    _log.warning("%s: the mirror is made anew: %s", self._settings.name, why)
+                self._make(lock)
+                return self.path
+        except OSError as error:
+            raise self._no_room(error) from None
+
+    def distrust(self) -> None:
+        """Have the mirror made anew at the next update, as reading it failed."""
+        with suppress(OSError):
+            self._distrusted.touch()
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self._folder / "lock").open("wb") as lock:
+            for _ in range(LOCK_WAIT_S):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self._on_wait(f"{self._settings.name}: another process fetches into the mirror", 1.0)
+                    self._sleep(1.0)
+            else:
+                raise SourceTimeout(
+                    f"source {self._settings.name}: another process has been fetching into {self._folder} for "
+                    f"{LOCK_WAIT_S} s: run again when it has ended"
+                )
+            yield lock.fileno()
+
+    def _why_anew(self) -> str:
+        if not self.path.is_dir():
+            return "there is none"
+        if self._distrusted.exists():
+            return "it could not be read"
+        git = Git(self.path, self._silence_s)
+        try:
+            git.output("rev-parse", "--git-dir")
+        except GitFailed as error:
+            return str(error)
+        if setting(git, r"^remote\.origin\.url$") != self._url:
+            return "the url of the source has changed"
+        if setting(git, r"^remote\.origin\.partialclonefilter$") != self._filter:
+            return "files or cherry_picks of the source have changed"
+        return ""
+
+    def _clear(self) -> None:
+        """Remove what a git that was killed has left: half a pack, and locks that nobody holds any more."""
+        if self._unfinished.exists():
+            for left in (*self.path.glob("objects/pack/*tmp*"), *self.path.rglob("*.lock")):
+                left.unlink(missing_ok=True)
+
+    def _make(self, lock: int) -> None:
+        new, old = self._folder / "new.git", self._folder / "old.git"
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            self._init(new, "sha1")
+            self._fetch(new, lock, known=False)
+        except GitFailed as error:
+            if _OTHER_FORMAT not in error.said:
+                raise
+            shutil.rmtree(new)
+            self._init(new, "sha256")
+            self._fetch(new, lock, known=False)
+        if self.path.exists():
+            self.path.rename(old)
+        new.rename(self.path)
+        self._distrusted.unlink(missing_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _init(self, path: Path, object_format: str) -> None:
+        path.mkdir(mode=0o700)
+        git = Git(path, self._silence_s)
+        git.output("init", "--quiet", "--bare", "--template=", f"--object-format={object_format}")
+        settings = {"remote.origin.url": self._url, "fetch.unpackLimit": "1", "gc.auto": "0"}
+        if self._filter:
+            settings |= {"remote.origin.promisor": "true", "remote.origin.partialclonefilter": self._filter}
+        for name, value in settings.items():
+            git.output("config", name, value)
+        git.output("symbolic-ref", "HEAD", MIRRORED_HEAD)
+
+    def _fetch(self, path: Path, lock: int, *, known: bool) -> None:
+        """Bring `path` in step with its origin.
+
+        Raises:
+            GitFailed: for a reason that may lie in the mirror.
+        """
+        name = self._settings.name
+        token = self._settings.token and resolve_secret(self._settings.token, f"token of source {name}")
+        told = variables(self._url, self._settings.user, token, self._silence_s, os.environ)
+        git = Git(path, self._silence_s, variables=told, held=(lock,))
+        arguments = (*_FETCH, f"--filter={self._filter}") if self._filter else _FETCH
+        lines = "\n".join((*refspecs(self._settings.refs), "")).encode()
+        self._unfinished.touch()
+        try:
+            for block in git.narration(*arguments, "origin", stdin=lines):
+                if found := _PROGRESS.findall(block):
+                    what, how_much = found[-1]
+                    self._on_wait(f"{name}: {what.decode().lower()} {how_much.decode()}", 0.0)
+        except GitFailed as error:
+            secrets = [value for key, value in told.items() if token and value.startswith("Authorization: ")]
+            secrets += [value.rpartition(" ")[2] for value in secrets] + ([token] if token else [])
+            if meant := failure(error.said, name, self._url, str(self._folder), secrets, known):
+                raise meant from None
+            raise GitFailed(
+                f"source {name}: git cannot fetch from {self._url} ({reason(error.said, secrets)}): try by hand",
+                error.status,
+                _OTHER_FORMAT if _OTHER_FORMAT in error.said else "",
+            ) from None
+        if self._filter:
+            with suppress(GitFailed):  # the one file that is read; most repositories have none
+                git.output("cat-file", "-e", "HEAD:.mailmap")
+        self._unfinished.unlink()
+
+    def _repack(self, lock: int) -> None:
+        """Make one pack of many. Nothing is lost by it: not what a force push left behind, either."""
+        packs = sum(1 for _ in self.path.glob("objects/pack/*.pack"))
+        if packs <= MAX_PACKS:
+            return
+        how = ("-a",) if self._filter else ("--geometric=2",)
+        git = Git(self.path, max(self._silence_s, 3600.0), {"repack.writeBitmaps": "false"}, held=(lock,))
+        self._unfinished.touch()
+        try:
+            git.output("repack", "-d", "--quiet", *how)
+        except GitFailed as error:
+            _log.warning("%s: the packs of the mirror stay as they are: %s", self._settings.name, error)
+            return
+        self._unfinished.unlink()
+
+    def _no_room(self, error: OSError) -> NoRoom:
+        what = "there is no room left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+        return NoRoom(
+            f"source {self._settings.name}: {self._folder} cannot be written ({what}): make room, or change data_dir"
+        )
