@@ -26,8 +26,8 @@ from transforms.embedders.padding import check_lengths
 from transforms.embedders.pooling import known_pooling, shorten
 from transforms.embedders.vnni_weights import PANEL, Bits, KernelWeights
 
-MAX_BATCH_TOKENS = 256
-"""Tokens of a call: their intermediate results stay in a core's second-level cache."""
+MAX_BATCH_TOKENS = 512
+"""Tokens of a call: weights are read once for all, and what is computed mostly stays in the second-level cache."""
 
 LIBRARY = "kernels/encoder.so"
 HEAD_DEPTHS = (32, 64)
@@ -58,7 +58,7 @@ class VnniEngine:
         self.facts = EngineFacts(
             provider="local",
             engine="vnni",
-            version="1",
+            version="2",
             arithmetic=f"int{bits}",
             threads=threads,
             streams=threads,

@@ -25,17 +25,14 @@ INLINE __m512 gelu(__m512 x, const __m512 *c) {
     return _mm512_mul_ps(x, _mm512_fmadd_ps(_mm512_fmadd_ps(c2, t, c1), t, c0));
 }
 
-INLINE __m512 exponential(__m512 x) {
-    /* 2^n * 2^f, f in [-0.5, 0.5], the second by a polynomial of degree 5: off by 3e-7 of the value */
-    const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-    const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(t, n);
-    __m512 p = _mm512_set1_ps(1.3333558e-3f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6181291e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+INLINE __m512 power_of_two(__m512 x) {
+    /* 2^n * 2^f, f in [-0.5, 0.5], the second by a polynomial of degree 3: off by 7.5e-5 of the value */
+    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 f = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(5.5171645e-2f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4261138e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9326101e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992806e-1f));
     return _mm512_scalef_ps(p, n);
 }
 
@@ -48,25 +45,40 @@ INLINE __m512 floats_at(const void *row, int column, const int is_half) {
     return _mm512_loadu_ps((const float *)row + column);
 }
 
+/* Four sums, least or greatest values at once hide how long each instruction takes. */
+#define LANES 4
+#define EACH_LANE                                                                                                    \
+    UNROLL                                                                                                           \
+    for (int lane = 0; lane < LANES; lane++)
+
+INLINE __m512 total(const __m512 *v) { return _mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3])); }
+
+/* `columns` is a multiple of 64. */
 INLINE void quantise(const int bits, const int is_half, const void *row, int columns, uint8_t *out, float *scale,
                      float *offset) {
-    __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
-    for (int i = 0; i < columns; i += 16) {
-        const __m512 value = floats_at(row, i, is_half);
-        low = _mm512_min_ps(low, value);
-        high = _mm512_max_ps(high, value);
-    }
-    const float least = _mm512_reduce_min_ps(low), most = _mm512_reduce_max_ps(high);
+    __m512 low[LANES], high[LANES];
+    EACH_LANE low[lane] = high[lane] = _mm512_setzero_ps();
+    for (int i = 0; i < columns; i += 16 * LANES) EACH_LANE {
+            const __m512 value = floats_at(row, i + 16 * lane, is_half);
+            low[lane] = _mm512_min_ps(low[lane], value);
+            high[lane] = _mm512_max_ps(high[lane], value);
+        }
+    const float least =
+        _mm512_reduce_min_ps(_mm512_min_ps(_mm512_min_ps(low[0], low[1]), _mm512_min_ps(low[2], low[3])));
+    const float most =
+        _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(high[0], high[1]), _mm512_max_ps(high[2], high[3])));
     if (bits == 8) {
         const float range = most - least, inverse = range > 1e-30f ? 255.0f / range : 0.0f;
         const int32_t zero = (int32_t)(-least * inverse + 0.5f);
         const __m512 factor = _mm512_set1_ps(inverse);
-        const __m512i shift = _mm512_set1_epi32(zero);
-        for (int i = 0; i < columns; i += 16) {
-            const __m512i q =
-                _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(floats_at(row, i, is_half), factor)), shift);
-            _mm_storeu_si128((__m128i *)(out + i),
-                             _mm512_cvtusepi32_epi8(_mm512_max_epi32(q, _mm512_setzero_si512())));
+        const __m512i shift = _mm512_set1_epi16((int16_t)zero);
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        for (int i = 0; i < columns; i += 16 * LANES) {
+            __m512i q[LANES];
+            EACH_LANE q[lane] = _mm512_cvtps_epi32(_mm512_mul_ps(floats_at(row, i + 16 * lane, is_half), factor));
+            const __m512i first = _mm512_add_epi16(_mm512_packs_epi32(q[0], q[1]), shift);
+            const __m512i second = _mm512_add_epi16(_mm512_packs_epi32(q[2], q[3]), shift);
+            _mm512_storeu_si512(out + i, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second)));
         }
         *scale = range / 255.0f;
         *offset = *scale * (float)zero;
@@ -92,12 +104,14 @@ INLINE __m512i dot(const int bits, __m512i sum, __m512i row, __m512i columns) {
     return sum;
 }
 
-/* Sums of products of `rows` rows with 16 * `vectors` columns; 24 registers of sums at most. */
+/* Sums of products of `rows` rows with 16 * `vectors` columns, each column's from its `start` (NULL: 0) on; 24
+ * registers of sums at most. */
 INLINE void tile(const int bits, const int rows, const int vectors, const uint8_t *a, size_t a_stride,
-                 const uint8_t *b, size_t b_stride, int steps, __m512i sums[rows][vectors]) {
+                 const uint8_t *b, size_t b_stride, int steps, const int32_t *start, __m512i sums[rows][vectors]) {
     UNROLL
     for (int r = 0; r < rows; r++) UNROLL
-    for (int v = 0; v < vectors; v++) sums[r][v] = _mm512_setzero_si512();
+    for (int v = 0; v < vectors; v++)
+        sums[r][v] = start ? _mm512_loadu_si512(start + 16 * v) : _mm512_setzero_si512();
     for (int k = 0; k < steps; k++, b += b_stride) {
         __m512i columns[VECTORS];
         UNROLL

@@ -56,7 +56,7 @@ INLINE void linear_tile(const int bits, const int rows, const int then, const ui
                         const float *a_scale, const float *a_offset, const Linear *linear, int column,
                         const uint8_t *b, int steps, void *out, size_t out_stride, const __m512 *gelu_table) {
     __m512i sums[ROWS][VECTORS];
-    tile(bits, rows, VECTORS, a, a_stride, b, 4 * PANEL, steps, sums);
+    tile(bits, rows, VECTORS, a, a_stride, b, 4 * PANEL, steps, NULL, sums);
     UNROLL
     for (int v = 0; v < VECTORS; v++) {
         const int at = column + 16 * v;
@@ -82,11 +82,16 @@ INLINE void product(const int bits, const int then, const Encoder *e, const Line
                     int tokens, int inputs, int outputs, void *out) {
     const size_t row_bytes = (size_t)inputs * (bits / 8);
     const int steps = (int)(row_bytes / 4);
+    const size_t tiles = (size_t)(tokens + ROWS - 1) / ROWS;
     __m512 table[6];
     for (int i = 0; i < 6; i++) table[i] = _mm512_loadu_ps(e->gelu + 16 * i);
     for (int column = 0; column < outputs; column += PANEL) {
         const uint8_t *panel = linear->weight + (size_t)column * row_bytes;
+        const size_t panel_bytes = PANEL * row_bytes, fetched_bytes = (panel_bytes / tiles + 64) & ~(size_t)63;
+        const uint8_t *next = panel + panel_bytes, *end = next + panel_bytes;
         for (int t = 0; t < tokens; t += ROWS) {
+            for (size_t i = 0; i < fetched_bytes && next < end; i += 64, next += 64)
+                _mm_prefetch((const char *)next, _MM_HINT_T1);
             const uint8_t *a = buffers->rows + t * row_bytes;
             const float *scale = buffers->scale + t;
             const float *offset = buffers->offset + t;
@@ -109,18 +114,32 @@ INLINE void product(const int bits, const int then, const Encoder *e, const Line
     }
 }
 
+/* Functions of their own, so that the compiler has all registers for the tile. */
+#define PRODUCT(name, bits, then)                                                                                    \
+    static __attribute__((noinline)) void name(const Encoder *e, const Linear *linear, const Buffers *buffers,       \
+                                               int tokens, int inputs, int outputs, void *out) {                     \
+        product(bits, then, e, linear, buffers, tokens, inputs, outputs, out);                                       \
+    }
+PRODUCT(store_8, 8, STORE)
+PRODUCT(store_16, 16, STORE)
+PRODUCT(add_8, 8, ADD)
+PRODUCT(add_16, 16, ADD)
+PRODUCT(gelu_8, 8, GELU)
+PRODUCT(gelu_16, 16, GELU)
+
 /* ---- layer normalisation ---- */
 
 INLINE void normalise(float *row, int columns, const LayerNorm *norm, float epsilon) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int i = 0; i < columns; i += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(row + i));
-    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / columns);
-    __m512 squares = _mm512_setzero_ps();
-    for (int i = 0; i < columns; i += 16) {
-        const __m512 d = _mm512_sub_ps(_mm512_loadu_ps(row + i), mean);
-        squares = _mm512_fmadd_ps(d, d, squares);
-    }
-    const float variance = _mm512_reduce_add_ps(squares) / columns;
+    __m512 sum[LANES], squares[LANES];
+    EACH_LANE sum[lane] = squares[lane] = _mm512_setzero_ps();
+    for (int i = 0; i < columns; i += 16 * LANES)
+        EACH_LANE sum[lane] = _mm512_add_ps(sum[lane], _mm512_loadu_ps(row + i + 16 * lane));
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(total(sum)) / (float)columns);
+    for (int i = 0; i < columns; i += 16 * LANES) EACH_LANE {
+            const __m512 d = _mm512_sub_ps(_mm512_loadu_ps(row + i + 16 * lane), mean);
+            squares[lane] = _mm512_fmadd_ps(d, d, squares[lane]);
+        }
+    const float variance = _mm512_reduce_add_ps(total(squares)) / (float)columns;
     const __m512 factor = _mm512_set1_ps(1.0f / __builtin_sqrtf(variance + epsilon));
     for (int i = 0; i < columns; i += 16) {
         const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + i), mean), factor);
@@ -129,7 +148,7 @@ INLINE void normalise(float *row, int columns, const LayerNorm *norm, float epsi
     }
 }
 
-static void attention(const Encoder *e, const Buffers *b, const int32_t *lengths, int sequences) {
+INLINE void attention(const int bits, const Encoder *e, const Buffers *b, const int32_t *lengths, int sequences) {
     const int depth = e->hidden / e->heads;
     const size_t stride = 3 * (size_t)e->hidden;
     const float *qkv = b->wide;
@@ -139,15 +158,25 @@ static void attention(const Encoder *e, const Buffers *b, const int32_t *lengths
             const float *bias =
                 e->relative_bias ? e->relative_bias + (size_t)h * e->max_positions * e->max_positions : NULL;
             if (depth == 32)
-                head_attention(32, qkv + 32 * h, stride, lengths[s], bias, e->max_positions, out + 32 * h, e->hidden,
-                               b->attention);
+                head_attention(bits, 32, qkv + 32 * h, stride, lengths[s], bias, e->max_positions, out + 32 * h,
+                               e->hidden, b->attention);
             else
-                head_attention(64, qkv + 64 * h, stride, lengths[s], bias, e->max_positions, out + 64 * h, e->hidden,
-                               b->attention);
+                head_attention(bits, 64, qkv + 64 * h, stride, lengths[s], bias, e->max_positions, out + 64 * h,
+                               e->hidden, b->attention);
         }
         qkv += stride * lengths[s];
         out += (size_t)e->hidden * lengths[s];
     }
+}
+
+static __attribute__((noinline)) void attention_8(const Encoder *e, const Buffers *b, const int32_t *lengths,
+                                                  int sequences) {
+    attention(8, e, b, lengths, sequences);
+}
+
+static __attribute__((noinline)) void attention_16(const Encoder *e, const Buffers *b, const int32_t *lengths,
+                                                   int sequences) {
+    attention(16, e, b, lengths, sequences);
 }
 
 /* ---- the whole encoder ---- */
@@ -170,22 +199,22 @@ INLINE void run(const int bits, const Encoder *e, const Buffers *b, const int32_
         for (int t = 0; t < tokens; t++)
             quantise(bits, 0, b->x + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t,
                      b->offset + t);
-        product(bits, STORE, e, &layer->qkv, b, tokens, hidden, 3 * hidden, b->wide);
-        attention(e, b, lengths, sequences);
+        (bits == 8 ? store_8 : store_16)(e, &layer->qkv, b, tokens, hidden, 3 * hidden, b->wide);
+        (bits == 8 ? attention_8 : attention_16)(e, b, lengths, sequences);
         for (int t = 0; t < tokens; t++)
             quantise(bits, 0, b->attended + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t,
                      b->offset + t);
-        product(bits, ADD, e, &layer->attention_output, b, tokens, hidden, hidden, b->x);
+        (bits == 8 ? add_8 : add_16)(e, &layer->attention_output, b, tokens, hidden, hidden, b->x);
         for (int t = 0; t < tokens; t++) {
             normalise(b->x + (size_t)t * hidden, hidden, &layer->attention_norm, e->epsilon);
             quantise(bits, 0, b->x + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t,
                      b->offset + t);
         }
-        product(bits, GELU, e, &layer->up, b, tokens, hidden, wide, b->half);
+        (bits == 8 ? gelu_8 : gelu_16)(e, &layer->up, b, tokens, hidden, wide, b->half);
         for (int t = 0; t < tokens; t++)
             quantise(bits, 1, b->half + (size_t)t * wide, wide, b->rows + t * wide_bytes, b->scale + t,
                      b->offset + t);
-        product(bits, ADD, e, &layer->down, b, tokens, wide, hidden, b->x);
+        (bits == 8 ? add_8 : add_16)(e, &layer->down, b, tokens, wide, hidden, b->x);
         for (int t = 0; t < tokens; t++)
             normalise(b->x + (size_t)t * hidden, hidden, &layer->output_norm, e->epsilon);
     }
@@ -227,7 +256,7 @@ static size_t place(const Encoder *e, size_t tokens, size_t longest, uint8_t *sp
     PLACE(rows, rows * widest)
     PLACE(scale, rows * 4)
     PLACE(offset, rows * 4)
-    PLACE(attention, (padded + QUERIES) * depth * 6 + QUERIES * padded * 6)
+    PLACE(attention, (padded + QUERIES) * (depth * 6 + 4) + QUERIES * padded * 6)
 #undef PLACE
     return at;
 }
