@@ -100,8 +100,10 @@ def world(**options: Any) -> Iterator[World]:
     faults = Faults(jira.app)
     with serve(faults) as url:
         made = World(jira, clock, faults, url)
-        yield made
-        made.close()
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def numbers(pages: list[Page]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -136,8 +136,7 @@ def test_the_mark_is_taken_from_issues_and_not_from_the_clock(w: World) -> None:
     w.sync()
     assert w.cursor is not None
     assert w.cursor["mark_ms"] == moment.timestamp() * 1000
-    w.jira.issues[number].updated_ms += 10**11  # the year 2029
-    w.jira._put(number, w.jira._indexed(w.jira.issues[number]))
+    w.jira.redate(number, w.clock() + timedelta(days=3000))
     w.sync()
     assert w.cursor["mark_ms"] == w.clock().timestamp() * 1000
     w.clock.pass_s(60)

@@ -95,7 +95,7 @@ def served() -> Iterator[tuple[_Switch, str]]:
 
 
 @pytest.mark.parametrize("data_center", [False, True])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     acts=st.lists(
         st.tuples(

@@ -7,11 +7,9 @@ that was passed in, so that a test says how late it is.
 from __future__ import annotations
 
 import base64
-from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from schemas.payloads import parse_time
+from tests.fakes.jira_contents import Issue, JiraContents, at, rank, written
 from tests.fakes.jira_jql import BadJql, Indexed, Query, parse
 
 TOKEN_LIFE = timedelta(days=7)
@@ -37,30 +35,13 @@ EPIC_FIELD = "customfield_10008"  # on Data Center: the key of an issue's epic
 NOT_THERE = "Issue does not exist or you do not have permission to see it."
 
 
-@dataclass(slots=True)
-class Issue:
-    """`fields` has all but the comments; `number` is that of the key."""
-
-    id: int
-    project: str
-    number: int
-    fields: dict[str, Any]
-    comments: list[dict[str, Any]]
-    created_ms: int
-    updated_ms: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.project}-{self.number}"
-
-
 class _Refusal(Exception):
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, message)
         self.status, self.message, self.headers = status, message, headers or {}
 
 
-class FakeJira:
+class FakeJira(JiraContents):
     """A site.
 
     Everything public may be changed at any time, between two requests.
@@ -86,29 +67,19 @@ class FakeJira:
         epoch_dates: bool = True,
         page_cap: int | None = None,
     ) -> None:
-        self.now = now
+        super().__init__(now, search_lag_s)
         self.data_center = data_center
-        self.search_lag_s = search_lag_s
         self.accepts = accepts
         self.captcha = False  # asked for after too many failed logins
         self.time_zone = time_zone
         self.epoch_dates = epoch_dates
         self.page_cap = page_cap
-        self.issues: dict[int, Issue] = {}
-        self.hidden: set[int] = set()  # from this account, as if they were not there
         self.forbidden: set[int] = set()  # 403 when asked for by id
         self.broken: set[int] = set()  # any answer with one of these is torn
         self.unhandy: set[int] = set()  # bulkfetch gives these alone, or else as issueErrors
         self.asked: Counter[str] = Counter()  # endpoint -> requests
         self.queries: deque[str] = deque(maxlen=1000)
         self.before: Callable[[str], None] = lambda endpoint: None  # called before each request is answered
-        self._keys: Counter[str] = Counter()  # project -> last number given
-        self._next_id = 10_000
-        self._next_comment = 100_000
-        self._index: dict[int, Indexed] = {}
-        self._late: deque[tuple[datetime, int, Indexed | None]] = deque()
-        self._sorted: dict[str, list[tuple[int, int]]] = {}
-        self._matched: dict[str, list[Indexed]] = {}
         self.app = Starlette(
             routes=[
                 Route(f"/rest/api/{{version:int}}/{path}", self._endpoint(name, answer), methods=[method])
@@ -126,147 +97,16 @@ class FakeJira:
             ]
         )
 
-    # What happens at the site
-
-    def create(self, project: str = "ABC", **fields: Any) -> int:
-        """A new issue; `fields` as the API has them, names alone for `status`, `issuetype`, `parent` and so on."""
-        self._next_id += 1
-        self._keys[project] += 1
-        moment = self.now()
-        shown = {"summary": "", "status": "Open", "labels": [], **fields}
-        issue = Issue(self._next_id, project, self._keys[project], {}, [], _ms(moment), _ms(moment))
-        issue.fields = {name: _wrapped(name, value) for name, value in shown.items()}
-        issue.fields |= {"project": {"key": project}, "created": _written(moment)}
-        self.issues[issue.id] = issue
-        self._changed(issue)
-        return issue.id
-
-    def edit(self, issue_id: int, **fields: Any) -> None:
-        issue = self.issues[issue_id]
-        issue.fields |= {name: _wrapped(name, value) for name, value in fields.items()}
-        self._changed(issue)
-
-    def edit_silently(self, issue_id: int, **fields: Any) -> None:
-        """As `edit`, and `updated` stays."""
-        issue = self.issues[issue_id]
-        issue.fields |= {name: _wrapped(name, value) for name, value in fields.items()}
-        self._put(issue.id, self._indexed(issue))
-
-    def move(self, issue_id: int, project: str) -> None:
-        issue = self.issues[issue_id]
-        self._keys[project] += 1
-        issue.project, issue.number = project, self._keys[project]
-        issue.fields["project"] = {"key": project}
-        self._changed(issue)
-
-    def delete(self, issue_id: int) -> None:
-        del self.issues[issue_id]
-        self._put(issue_id, None)
-
-    def comment(self, issue_id: int, body: Any, author: str = "ines", **more: Any) -> int:
-        """Args: more: `visibility`, `jsdPublic`."""
-        self._next_comment += 1
-        stamp = _written(self.now())
-        said = {"id": str(self._next_comment), "author": {"displayName": author, "accountId": f"id-{author}"}}
-        said |= {"body": body, "created": stamp, "updated": stamp, **more}
-        self.issues[issue_id].comments.append(said)
-        self._changed(self.issues[issue_id])
-        return self._next_comment
-
-    def edit_comment(self, issue_id: int, comment_id: int, body: Any) -> None:
-        issue = self.issues[issue_id]
-        for comment in issue.comments:
-            if comment["id"] == str(comment_id):
-                comment |= {"body": body, "updated": _written(self.now())}
-        self._changed(issue)
-
-    def delete_comment(self, issue_id: int, comment_id: int) -> None:
-        issue = self.issues[issue_id]
-        issue.comments = [comment for comment in issue.comments if comment["id"] != str(comment_id)]
-        self._changed(issue)
-
-    def load(self, payloads: Iterable[Mapping[str, Any]]) -> None:
-        """Take issues as REST v2 or v3 gives them, their times as they are; the search knows them at once."""
-        for payload in payloads:
-            fields = dict(payload["fields"])
-            comments = list((fields.pop("comment", None) or {}).get("comments", ()))
-            project, _, number = payload["key"].rpartition("-")
-            created_ms, updated_ms = (
-                _ms(parse_time(fields.get(name)) or datetime.fromtimestamp(0, UTC))
-                for name in ("created", "updated")
-            )
-            issue = Issue(int(payload["id"]), project, int(number), fields, comments, created_ms, updated_ms)
-            self.issues[issue.id] = issue
-            self._index[issue.id] = self._indexed(issue)
-            self._next_id = max(self._next_id, issue.id)
-            self._keys[project] = max(self._keys[project], issue.number)
-            self._next_comment = max([self._next_comment, *(int(said["id"]) for said in comments)])
-        self._forget()
-
-    def _changed(self, issue: Issue) -> None:
-        moment = self.now()
-        issue.updated_ms = _ms(moment)
-        issue.fields["updated"] = _written(moment)
-        self._put(issue.id, self._indexed(issue))
-
-    def _put(self, issue_id: int, indexed: Indexed | None) -> None:
-        self._late.append((self.now() + timedelta(seconds=self.search_lag_s), issue_id, indexed))
-
-    def _indexed(self, issue: Issue) -> Indexed:
-        return Indexed(
-            issue.id,
-            issue.key,
-            issue.project,
-            issue.created_ms,
-            issue.updated_ms,
-            tuple(issue.fields.get("labels") or ()),
-            (issue.fields.get("status") or {}).get("name", ""),
-        )
-
     # The search
-
-    def _catch_up(self) -> None:
-        moment = self.now()
-        while self._late and self._late[0][0] <= moment:
-            _, issue_id, indexed = self._late.popleft()
-            self._apply(issue_id, indexed)
-
-    def _forget(self) -> None:
-        self._sorted.clear()
-        self._matched.clear()
 
     def _query(self, body: Mapping[str, Any]) -> Query:
         text = body.get("jql") or ""
         self.queries.append(text)
-        self._catch_up()
+        self.catch_up()
         try:
             return parse(text, zone=ZoneInfo(self.time_zone), epoch_dates=self.epoch_dates)
         except BadJql as error:
             raise _Refusal(400, str(error)) from None
-
-    def _matches(self, query: Query, after: tuple[int, int] | None = None) -> Iterator[Indexed]:
-        if query.ids is not None:
-            found = [self._index[issue_id] for issue_id in query.ids if issue_id in self._index]
-            found.sort(key=lambda issue: _rank(issue, query.order), reverse=query.descending)
-            rows: Iterable[tuple[int, int]] = [_rank(issue, query.order) for issue in found]
-        else:
-            rows = self._rows(query, after)
-        for row in rows:
-            issue = self._index[row[1]]
-            if query.ids is not None and after is not None and row <= after:
-                continue
-            if issue.id not in self.hidden and query.matches(issue):
-                yield issue
-
-    def _rows(self, query: Query, after: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
-        rows = self._sorted.get(query.order)
-        if rows is None:
-            rows = sorted(_rank(issue, query.order) for issue in self._index.values())
-            self._sorted[query.order] = rows
-        if query.descending:
-            return iter(rows[::-1] if after is None else rows[: bisect_left(rows, after)][::-1])
-        start = bisect_left(rows, (query.since_ms, 0)) if after is None else bisect_right(rows, after)
-        return (rows[place] for place in range(start, len(rows)))
 
     def _search_cloud(self, request: Request, body: Any) -> Any:
         self._only(cloud=True)
@@ -283,9 +123,9 @@ class FakeJira:
         after = self._after(body["nextPageToken"], owner) if body.get("nextPageToken") else None
         self._reconcile(body.get("reconcileIssues", ()))
         page = []
-        for issue in self._matches(query, after) if self._sees(request) else ():
+        for issue in self.matches(query, after) if self._sees(request) else ():
             if len(page) == limit:
-                last = _rank(page[-1], query.order)
+                last = rank(page[-1], query.order)
                 return {
                     "issues": [self._listed(each, fields) for each in page],
                     "nextPageToken": _sealed([owner, last, self.now().timestamp()]),
@@ -298,17 +138,10 @@ class FakeJira:
         """The search catches up with these issues."""
         if len(ids) > CONSISTENT_IDS:
             raise _Refusal(400, f"reconcileIssues takes at most {CONSISTENT_IDS} ids.")
-        late = [each for each in self._late if each[1] in ids]
+        late = [each for each in self.late if each[1] in ids]
         for each in late:
-            self._late.remove(each)
-            self._apply(each[1], each[2])
-
-    def _apply(self, issue_id: int, indexed: Indexed | None) -> None:
-        if indexed is None:
-            self._index.pop(issue_id, None)
-        else:
-            self._index[issue_id] = indexed
-        self._forget()
+            self.late.remove(each)
+            self.apply(each[1], each[2])
 
     def _after(self, token: str, owner: str) -> tuple[int, int]:
         try:
@@ -323,11 +156,11 @@ class FakeJira:
         if not self.data_center:
             raise _Refusal(410, "The requested API has been removed. See CHANGE-2046.")
         query = self._query(body)
-        if query.ids is not None and body.get("validateQuery", True) and not query.ids <= self._index.keys():
+        if query.ids is not None and body.get("validateQuery", True) and not query.ids <= self.index.keys():
             raise _Refusal(400, "A value with that ID does not exist for the field 'id'.")
-        matched = self._matched.get(body["jql"])
+        matched = self.matched.get(body["jql"])
         if matched is None:
-            matched = self._matched[body["jql"]] = list(self._matches(query))
+            matched = self.matched[body["jql"]] = list(self.matches(query))
         limit = min(body.get("maxResults", 50), self.page_cap or ROWS_OF_DATA_CENTER)
         start = body.get("startAt", 0)
         if start + limit > RESULT_WINDOW and start:
@@ -348,12 +181,12 @@ class FakeJira:
         if fields != ["id"]:
             shown["key"] = row.key
         moments = {"created": row.created_ms, "updated": row.updated_ms}
-        inside = {name: _written(_at(moments[name])) for name in fields if name in moments}
+        inside = {name: written(at(moments[name])) for name in fields if name in moments}
         return {**shown, "fields": inside} if inside else shown
 
     def _count(self, request: Request, body: Any) -> Any:
         self._only(cloud=True)
-        return {"count": sum(1 for _ in self._matches(self._query(body)))}
+        return {"count": sum(1 for _ in self.matches(self._query(body)))}
 
     # Issues by themselves
 
@@ -416,7 +249,7 @@ class FakeJira:
 
     def _server_info(self, request: Request, body: Any) -> Any:
         kind = "Server" if self.data_center else "Cloud"
-        return {"deploymentType": kind, "serverTime": _written(self.now())}
+        return {"deploymentType": kind, "serverTime": written(self.now())}
 
     def _myself(self, request: Request, body: Any) -> Any:
         if self.accepts is None or not self._sees(request):
@@ -479,29 +312,5 @@ class FakeJira:
         return headers
 
 
-def _wrapped(name: str, value: Any) -> Any:
-    """A field as the API shows it."""
-    if name in ("status", "issuetype", "priority", "resolution") and isinstance(value, str):
-        return {"name": value}
-    return {"key": value} if name == "parent" and isinstance(value, str) else value
-
-
-def _rank(issue: Indexed, order: str) -> tuple[int, int]:
-    return (issue.created_ms if order == "created" else issue.updated_ms, issue.id)
-
-
 def _sealed(value: Any) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(value)).decode()
-
-
-def _ms(moment: datetime) -> int:
-    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
-
-
-def _at(ms: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
-
-
-def _written(moment: datetime) -> str:
-    """As Jira writes it: milliseconds, and an offset without a colon."""
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}{moment:%z}"
