@@ -240,9 +240,9 @@ def _run_source(
 ) -> Counter[str]:
     source = job.source
     cursor = runs.load_cursor(connection, job.client, source.name, job.space.space_id, job.processing)
-    bar.source(source.name, extractor.estimate(cursor))
     total: Counter[str] = Counter()
     with noted(connection, job.client, source.name, "poll"):
+        bar.source(source.name, extractor.estimate(cursor))
         for piece in cut(extractor.pages(cursor), limits):
             counts, slice_tokens = store_slice(connection, job, piece, pipeline_args)
             total += counts

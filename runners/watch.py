@@ -88,6 +88,7 @@ def watch(
     check_ready(config)
     deadline_s = None if duration_s is None else time.monotonic() + duration_s
     outages = 0
+    say(f"watching {', '.join(source.name for source in config.sources)}")
     while deadline_s is None or time.monotonic() < deadline_s:
         try:
             store = open_store(config)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from typer.main import get_command
 
 from runners import cli
 from schemas.config import Model
+from tests.fakes.git_repo import Repo
 from tests.runners.world import DSN, issue, write_export
 from tests.transforms.embedders.tiny_models import write_model
 from transforms.embedders.models import default_cache_dir, locate_model, space_of
@@ -386,3 +389,74 @@ def test_a_bad_model_is_one_line_and_nothing_is_written(
     with database.connect() as connection:
         spaces = connection.execute("SELECT count(*) FROM embedding_spaces").fetchone()
     assert spaces == (1 if command[0] == "search" else 0,)
+
+
+def _read(repo: Repo, headrace: Headrace, write_config: Callable[[str], Path]) -> Path:
+    repo.commit("Dig the race")
+    more = '[[sources]]\ntype = "git"\nname = "code"\npath = "code"\npoll_interval_s = 0.5\n'
+    config = write_config(more)
+    assert headrace("run", "-c", config)[0] == 0
+    return config
+
+
+def test_status_shows_the_lag_of_each_source(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    repo = Repo(tmp_path / "code")
+    config = _read(repo, headrace, write_config)
+    (source,) = json.loads(headrace("status", "-c", config, "--json")[1])["sources"]
+    assert (source["source"], source["condition"], source["consecutive_failures"]) == ("code", "ok", 0)
+    assert 0 <= source["lag_s"] < 60
+    assert source["newest_change"] is not None
+    shutil.rmtree(tmp_path / "code")
+    assert headrace("run", "-c", config)[0] == 1
+    (source,) = json.loads(headrace("status", "-c", config, "--json")[1])["sources"]
+    assert (source["condition"], source["consecutive_failures"]) == ("failing", 1)
+    assert "no such folder" in source["last_error"]
+    assert "failing" in headrace("status", "-c", config)[1]
+
+
+def test_watch_ends_within_seconds_of_a_signal_and_says_what_it_did(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    repo = Repo(tmp_path / "code")
+    config = _read(repo, headrace, write_config)
+    repo.commit("Repair the penstock")
+    command = [sys.executable, "-m", "runners.cli", "watch", "-c", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline() for _ in range(2)]
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        said += process.communicate(timeout=10)[1].splitlines()
+    assert (process.returncode, time.monotonic() - began < 5) == (0, True)
+    for line, part in zip(said, ("watching code", "code: 1 new", "stopped; what was stored"), strict=True):
+        assert part in line
+    (source,) = json.loads(headrace("status", "-c", config, "--json")[1])["sources"]
+    assert (source["busy_with"], source["next_poll_at"]) == (None, None)
+
+
+def test_watch_ends_by_itself_after_the_time_given(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    repo = Repo(tmp_path / "code")
+    config = _read(repo, headrace, write_config)
+    assert headrace("watch", "-c", config, "--for", "1s")[0] == 0
+    code, _, said = headrace("watch", "-c", config, "--for", "soon")
+    assert (code, "'soon'" in said) == (2, True)
+
+
+def test_exports_are_passed_over_by_a_reconciliation_and_it_says_why(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    write_export(tmp_path / "a.jsonl", [issue(1)])
+    config = write_config(EXPORT)
+    assert headrace("run", "-c", config)[0] == 0
+    code, out, _ = headrace("reconcile", "-c", config)
+    assert (code, "tickets: not asked: export files" in out) == (0, True)
+    code, out, _ = headrace("reconcile", "-c", config, "--dry-run", "--json")
+    assert (code, json.loads(out)["ok"], json.loads(out)["run_id"]) == (0, True, None)
+    assert headrace("reconcile", "-c", config, "--source", "nobody")[0] == 1
+    code, out, _ = headrace("verify", "-c", config, "--sources", "--json")
+    assert (code, json.loads(out)["sources"][0]["not_asked"] != "") == (0, True)
+    assert headrace("verify", "-c", config, "--sources")[0] == 0

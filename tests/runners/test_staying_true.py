@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -24,6 +24,7 @@ from tests.runners.memory_source import MemorySource, building, configured
 from transforms import runs
 from transforms.postgres import Store
 
+Crash = Literal["pipeline", "before commit", "after commit"]
 IDS = [str(number) for number in range(7)]
 
 
@@ -50,7 +51,7 @@ class Sync:
     listing: Literal["plain", "twice", "backwards"] = "plain"
     hidden: frozenset[str] = frozenset()
     fails_in: int | None = None
-    store_fails: Literal["before", "after"] | None = None
+    store_fails: Crash | None = None
 
 
 happenings = st.builds(
@@ -61,32 +62,35 @@ syncs = st.builds(
     st.sampled_from(["poll", "poll", "sweep", "reconcile"]),
     st.sampled_from(["plain", "twice", "backwards"]),
     st.frozensets(st.sampled_from(IDS), max_size=3),
-    st.none() | st.integers(0, 4),
-    st.sampled_from([None, None, "before", "after"]),
+    st.sampled_from([None, None, None, 0, 1, 2, 3, 4]),
+    st.sampled_from([None, None, None, "pipeline", "before commit", "after commit"]),
 )
-histories = st.lists(
-    st.lists(happenings, max_size=6).flatmap(lambda some: st.tuples(st.just(some), syncs)), max_size=4
-)
+histories = st.lists(st.tuples(st.lists(happenings, min_size=3, max_size=8), syncs), min_size=2, max_size=4)
+
+
+TWO_EDITS = [Happens("put", "0"), Happens("put", "1")]
 
 
 @contextmanager
-def breaking_off(where: Literal["before", "after"] | None) -> Iterator[None]:
-    """A crash before or after the first commit of a cursor or of counts."""
-    pending = [where] if where else []
+def breaking_off(where: Crash | None) -> Iterator[None]:
+    """A crash instead of the first pipeline, or before or after the first commit of a cursor or of counts."""
+    to_come = [where] if where else []
 
-    def around(commit: Callable[..., None]) -> Callable[..., None]:
-        def crash(*given: Any) -> None:
-            at = pending.pop() if pending else None
-            if at != "before":
-                commit(*given)
-            if at is not None:
-                raise SinkUnavailable("the machine went away")
+    def around(step: Callable[..., Any], before: Crash, after: Crash | None = None) -> Callable[..., Any]:
+        def crash(*given: Any) -> Any:
+            if to_come == [before]:
+                raise SinkUnavailable(to_come.pop())
+            done = step(*given)
+            if after is not None and to_come == [after]:
+                raise SinkUnavailable(to_come.pop())
+            return done
 
         return crash
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slices, "run_bounded", around(slices.run_bounded, "pipeline"))
         for name in ("commit_slice", "add_counts"):
-            patch.setattr(slices.runs, name, around(getattr(runs, name)))
+            patch.setattr(runs, name, around(getattr(runs, name), "before commit", "after commit"))
         yield
 
 
@@ -117,16 +121,18 @@ def deleted(database: Store) -> set[str]:
 
 @pytest.fixture
 def config(make_config: Callable[..., Config]) -> Config:
-    """Slices of four documents, so that a sync has several commits."""
+    """Slices of five documents, so that a sync may have several commits."""
     return make_config().model_copy(
-        update={"sources": (configured(),), "slices": Slices(max_documents=4, max_payload_mib=1)}
+        update={"sources": (configured(),), "slices": Slices(max_documents=5, max_payload_mib=1)}
     )
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories)
-def test_after_a_poll_and_a_reconciliation_the_store_equals_the_source(
+@example([(TWO_EDITS, Sync("poll")), (TWO_EDITS, Sync("poll", store_fails="pipeline"))])
+@example([([Happens("put", "0")], Sync("poll")), ([], Sync("reconcile", hidden=frozenset("0")))])
+def test_what_the_source_holds_is_in_the_store_after_a_poll_and_a_reconciliation(
     config: Config, database: Store, history: list[tuple[list[Happens], Sync]]
 ) -> None:
     with database.connect() as connection:
@@ -134,6 +140,7 @@ def test_after_a_poll_and_a_reconciliation_the_store_equals_the_source(
     source = MemorySource(page_records=2)
     source.put("always there", "an empty index cannot be verified")
     ever_deleted: set[str] = set()
+    needs_sweep: set[str] = set()
     version = 0
     with no_model():
         for happened, how in history:
@@ -145,11 +152,17 @@ def test_after_a_poll_and_a_reconciliation_the_store_equals_the_source(
                     ever_deleted.add(one.native_id)
                 elif one.what == "change_silently" and one.native_id in source.items:
                     source.change_silently(one.native_id, title)
+                    needs_sweep.add(one.native_id)
                 elif one.what == "put":
                     source.put(one.native_id, title)
+            needs_sweep |= how.hidden
             sync(config, source, how)
             assert deleted(database) <= ever_deleted
-        sync(config, source, Sync("sweep"))
+        sync(config, source, Sync("poll"))
         sync(config, source, Sync("reconcile"), force=True)
-    assert stored(database) == {native_id: item.title for native_id, item in source.items.items()}
+        held, holds = stored(database), {native_id: item.title for native_id, item in source.items.items()}
+        assert held.keys() == holds.keys()
+        assert {one for one in holds if held[one] != holds[one]} <= needs_sweep
+        sync(config, source, Sync("sweep"))
+    assert stored(database) == holds
     assert verify(config, "acme").ok

@@ -22,7 +22,7 @@ from schemas.config import Config, Reconcile
 from schemas.documents import Kind, Reference
 from schemas.errors import AccessRefused, SetupError
 from schemas.sources import ExportSource, GitSource
-from tests.extractors.test_git import Repo
+from tests.fakes.git_repo import Repo
 from tests.runners.memory_source import MemorySource, building, configured
 from tests.runners.world import issue, write_export
 from transforms import deliveries, runs
