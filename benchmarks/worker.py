@@ -49,7 +49,7 @@ def load_headrace(spec: dict[str, Any]) -> tuple[Embed, dict[str, Any]]:
         failed = sum(len(result.failed) for result in results)
         if failed:
             raise NotMeasured(f"{failed} of {len(texts)} texts could not be embedded")
-        padded = sum(result.padded_tokens for result in results)
+        padded = sum(result.computed_tokens for result in results)
         padding = 1 - sum(result.tokens for result in results) / padded
         return np.concatenate([result.vectors for result in results]), {"padding": round(padding, 4)}
 

@@ -43,8 +43,9 @@ class Model(Section):
         max_tokens: of one input, special tokens included; None takes the model's own limit.
         query_prefix: put before a query; None takes what the model's files say (e5: `query: `, often said nowhere).
         document_prefix: put before each chunk of a document; None takes what the model's files say.
-        threads: of the engine; None takes the cores this process may use.
-        max_batch_tokens: padded tokens of one call into the engine (rows times longest row); None takes the
+        threads: of the engine; None takes the cores this process may use, divided by the workers that share them
+            where the environment variable HEADRACE_WORKERS says how many.
+        max_batch_tokens: tokens that one call into the engine computes, padding included; None takes the
             engine's own.
         max_buffer_tokens: tokens gathered before a buffer is sorted by length and embedded.
     """

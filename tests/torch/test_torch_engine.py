@@ -323,7 +323,7 @@ def with_memory_for(rows: int, encoder: Encoder, failure: Exception) -> TorchEng
             raise failure
         return working._network(batch)
 
-    return TorchEngine(network, VOCABULARY, tiny_space(), Target("cpu", "fp32"), 2)
+    return TorchEngine(network, VOCABULARY, tiny_space(), Target("cpu", "fp32"), 2, pads=False)
 
 
 def test_out_of_memory_halves_the_batch_until_it_fits(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def compiled_from(tokens: int, encoder: Encoder) -> tuple[Engine, torch_encoder.
         hidden = forward(batch.ids, batch.positions, batch.rows, batch.offsets, batch.inputs, batch.longest)
         return torch_encoder.pool(hidden, batch.offsets, "mean")
 
-    return TorchEngine(network, VOCABULARY, tiny_space(), Target("cpu", "fp32"), 2), forward
+    return TorchEngine(network, VOCABULARY, tiny_space(), Target("cpu", "fp32"), 2, pads=False), forward
 
 
 @pytest.mark.slow

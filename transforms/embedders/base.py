@@ -27,7 +27,8 @@ class EngineFacts:
         arithmetic: of its matrix products: `fp32`, `bf16`, `int16`, `int8`, ...; empty for remote.
         threads: it computes with, over all streams; 0 for remote.
         streams: calls that are worth making at once, each from a thread of its own.
-        max_batch_tokens: padded tokens of one call at which it is fastest.
+        max_batch_tokens: computed tokens of one call at which it is fastest.
+        pads: every input of a call to its longest, so that a call computes inputs times longest; if not, its tokens.
     """
 
     provider: str
@@ -38,6 +39,7 @@ class EngineFacts:
     streams: int
     max_batch_tokens: int
     price: Price
+    pads: bool = True
 
 
 class Engine(Protocol):
@@ -47,7 +49,7 @@ class Engine(Protocol):
     facts: EngineFacts
 
     def run(self, batch: Sequence[TokenIds]) -> Vectors:
-        """Vectors of one padded batch, float32, (len(batch), dimensions), in the order given.
+        """Vectors of one batch, float32, (len(batch), dimensions), in the order given.
 
         Each item is a model input, special tokens included, 1 to `space.max_tokens` long.
 

@@ -24,7 +24,7 @@ class EngineCall:
     Args:
         inputs: in the call.
         tokens: of them, special tokens included, padding not.
-        padded_tokens: inputs times the longest.
+        computed_tokens: of them, padding included.
         seconds: of wall time.
         attempt: 1, and one more each time these inputs are tried again in a smaller batch.
         error: class name of the failure, None when the call was answered.
@@ -32,7 +32,7 @@ class EngineCall:
 
     inputs: int
     tokens: int
-    padded_tokens: int
+    computed_tokens: int
     seconds: float
     attempt: int
     error: str | None
@@ -68,9 +68,9 @@ class EmbedResult:
         return sum(call.tokens for call in self.log)
 
     @property
-    def padded_tokens(self) -> int:
+    def computed_tokens(self) -> int:
         """The engine computed."""
-        return sum(call.padded_tokens for call in self.log)
+        return sum(call.computed_tokens for call in self.log)
 
     @property
     def engine_seconds(self) -> float:
@@ -81,21 +81,25 @@ class EmbedResult:
 def plan_batches(
     lengths: Sequence[int] | npt.NDArray[np.integer],
     max_batch_tokens: int,
+    pads: bool = True,
 ) -> list[Indices]:
     """Indices of `lengths` in batches, longest first, each index once.
 
-    A batch costs rows times longest row, padding included, and stays within `max_batch_tokens`; a row that is
-    longer by itself is a batch alone. Longest first, so that memory grows once.
+    A batch costs rows times longest row where the engine pads, else its tokens, and stays within `max_batch_tokens`;
+    a row that is longer by itself is a batch alone. Longest first, so that memory grows once.
     """
     tokens = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-tokens, kind="stable")
+    before = np.concatenate(([0], np.cumsum(tokens[order])))  # tokens of the rows before each
     batches: list[Indices] = []
     start = 0
     while start < len(order):
-        longest = max(1, int(tokens[order[start]]))
-        rows = max(1, max_batch_tokens // longest)
-        batches.append(order[start : start + rows])
-        start += rows
+        if pads:
+            rows = max_batch_tokens // max(1, int(tokens[order[start]]))
+        else:
+            rows = int(np.searchsorted(before, before[start] + max_batch_tokens, side="right")) - 1 - start
+        batches.append(order[start : start + max(1, rows)])
+        start += max(1, rows)
     return batches
 
 
@@ -119,7 +123,7 @@ def embed_all(
     `in_fp32`, before it counts as failed.
 
     Args:
-        max_batch_tokens: padded tokens of a batch; None takes the engine's own.
+        max_batch_tokens: computed tokens of a batch; None takes the engine's own.
         in_fp32: gives an engine of the same space and higher precision; asked only when there is need.
     """
     unique, inverse = _distinct(token_ids)
@@ -127,7 +131,7 @@ def embed_all(
     failed: dict[int, str] = {}
     log: list[EngineCall] = []
     lengths = [len(ids) for ids in unique]
-    batches = plan_batches(lengths, max_batch_tokens or engine.facts.max_batch_tokens)
+    batches = plan_batches(lengths, max_batch_tokens or engine.facts.max_batch_tokens, engine.facts.pads)
     # The planned batches come off in order, halves right after their whole.
     pending = deque((batch, 1) for batch in batches)
     for rows, attempt, answer, call in _answers(engine, unique, pending):
@@ -220,4 +224,5 @@ def _call(engine: Engine, batch: list[TokenIds], attempt: int) -> tuple[Vectors 
         answer = failure
     seconds = time.perf_counter() - started
     error = type(answer).__name__ if isinstance(answer, EngineFailed) else None
-    return answer, EngineCall(len(batch), sum(lengths), len(batch) * max(lengths), seconds, attempt, error)
+    computed = len(batch) * max(lengths) if engine.facts.pads else sum(lengths)
+    return answer, EngineCall(len(batch), sum(lengths), computed, seconds, attempt, error)

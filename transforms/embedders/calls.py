@@ -58,7 +58,7 @@ def usage_events(
             error_type=error,
             metadata={
                 "batches": len(batches),
-                "padded_tokens": sum(call.padded_tokens for call in batches),
+                "computed_tokens": sum(call.computed_tokens for call in batches),
             },
         )
     if reused or cache_hits:

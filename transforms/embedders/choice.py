@@ -9,7 +9,7 @@ from typing import Literal
 
 from schemas.config import Model
 from schemas.errors import BadConfig
-from transforms.embedders.cores import available_cores
+from transforms.embedders.cores import worker_threads
 from transforms.embedders.encoder import EncoderShape
 from transforms.embedders.processor import Processor, this_processor
 from transforms.embedders.vnni import reason_against
@@ -53,7 +53,7 @@ def choose_engine(
         BadConfig: the engine named cannot run here.
     """
     processor = processor or this_processor()
-    threads = model.threads or available_cores()
+    threads = model.threads or worker_threads()
     whole: Arithmetic = "int16" if model.precision == "exact" else "int8"
     against = _against_vnni(processor, shape)
     if model.engine == "onnx":

@@ -1,10 +1,30 @@
-"""How many cores this process may really use."""
+"""How many cores this process may really use, and its share of them beside other workers on the machine."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from schemas.errors import BadConfig
+
+WORKERS = "HEADRACE_WORKERS"
+"""Environment variable: worker processes on this machine, this one among them. Who starts several sets it."""
+
+
+def worker_threads(cores: int | None = None, environment: Mapping[str, str] = os.environ) -> int:
+    """Threads of this worker: the cores divided by the workers that share them, at least 1.
+
+    Args:
+        cores: that all of them share; None asks `available_cores`.
+    Raises:
+        BadConfig: the variable is not a number from 1 on.
+    """
+    said = environment.get(WORKERS, "1")
+    if not said.isascii() or not said.isdigit() or int(said) == 0:
+        raise BadConfig(f"{WORKERS} is {said!r}: expected how many workers share this machine, such as 4")
+    return max(1, (cores or available_cores()) // int(said))
 
 
 def available_cores(

@@ -14,7 +14,7 @@ from schemas.spaces import EmbeddingSpace
 from transforms.embedders.base import Engine, Tokenizer
 from transforms.embedders.canary import check_canary
 from transforms.embedders.choice import EngineChoice, choose_engine
-from transforms.embedders.cores import available_cores
+from transforms.embedders.cores import worker_threads
 from transforms.embedders.encoder import Encoder, EncoderShape, read_encoder, read_shape
 from transforms.embedders.models import default_cache_dir, locate_model, space_of, spec_in
 from transforms.embedders.pooling import known_pooling
@@ -79,7 +79,7 @@ def engine_choice(model: Model, spec: ModelSpec | None, folder: Path | None) -> 
             f"model.engine: {model.engine} reads safetensors, {spec.name} comes as {spec.weights} alone: remove the "
             "setting, or give a folder with model.safetensors"
         )
-    threads = model.threads or available_cores()
+    threads = model.threads or worker_threads()
     return EngineChoice("onnx", "fp32", threads, f"the model comes as a ready graph, {spec.weights}")
 
 

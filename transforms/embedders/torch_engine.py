@@ -37,7 +37,14 @@ class TorchEngine:
     """
 
     def __init__(
-        self, network: Network, vocabulary: int, space: EmbeddingSpace, target: Target, threads: int
+        self,
+        network: Network,
+        vocabulary: int,
+        space: EmbeddingSpace,
+        target: Target,
+        threads: int,
+        *,
+        pads: bool,
     ) -> None:
         torch.set_num_threads(threads)
         self._network = network
@@ -54,6 +61,7 @@ class TorchEngine:
             streams=CUDA_STREAMS if target.is_cuda else 1,
             max_batch_tokens=batch_tokens(target, space.dimensions),
             price=LOCAL,
+            pads=pads,
         )
 
     def run(self, batch: Sequence[TokenIds]) -> Vectors:
@@ -132,7 +140,7 @@ def encoder_engine(
         hidden = forward(batch.ids, batch.positions, batch.rows, batch.offsets, batch.inputs, batch.longest)
         return pool(hidden, batch.offsets, space.pooling)
 
-    return TorchEngine(network, len(encoder.words), space, target, threads)
+    return TorchEngine(network, len(encoder.words), space, target, threads, pads=False)
 
 
 def sentence_transformer_engine(
@@ -168,7 +176,7 @@ def sentence_transformer_engine(
     found = _probed_dimensions(network, target, folder)
     if found < space.dimensions:
         raise BadConfig(f"{folder}: vectors of {found} dimensions, the space expects {space.dimensions}")
-    return TorchEngine(network, vocabulary, space, target, threads)
+    return TorchEngine(network, vocabulary, space, target, threads, pads=True)
 
 
 def padded_features(batch: PackedTokens, pad_id: int) -> dict[str, torch.Tensor]:

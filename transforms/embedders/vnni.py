@@ -64,6 +64,7 @@ class VnniEngine:
             streams=threads,
             max_batch_tokens=MAX_BATCH_TOKENS,
             price=LOCAL,
+            pads=False,
         )
 
     def run(self, batch: Sequence[TokenIds]) -> Vectors:

@@ -22,7 +22,7 @@ import psycopg
 from schemas.config import Faiss
 from schemas.errors import BadVector, DigestMismatch, DimensionMismatch, SpaceMismatch, UnknownName
 from schemas.spaces import EmbeddingSpace
-from transforms.embedders.cores import available_cores
+from transforms.embedders.cores import worker_threads
 from transforms.sinks import faiss_files as files
 from transforms.sinks.faiss_files import Shape
 from transforms.sinks.vector_rows import read_row_ids, read_vectors
@@ -156,7 +156,7 @@ def update_index(
         BadVector: the table holds a vector that is not finite or has no length.
     """
     started = time.monotonic()
-    faiss.omp_set_num_threads(available_cores())
+    faiss.omp_set_num_threads(worker_threads())
     folder = files.index_folder(data_dir, space.space_id, client)
     with files.only_writer(folder):
         wanted = read_row_ids(connection, space.space_id, client)
@@ -230,7 +230,7 @@ def search_index(
         raise DimensionMismatch(
             f"queries of shape {queries.shape} for an index of {opened.manifest.dimensions} dimensions"
         )
-    faiss.omp_set_num_threads(available_cores())
+    faiss.omp_set_num_threads(worker_threads())
     units = _unit(queries)
     if allowed_row_ids is not None:
         mask = np.isin(opened.row_ids, allowed_row_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,9 +49,9 @@ def arrays(rows: Sequence[Sequence[int]]) -> list[TokenIds]:
     return [np.array(row, dtype=np.int32) for row in rows]
 
 
-@given(lengths_of_rows, st.integers(1, 2000))
-def test_every_row_is_in_exactly_one_batch(lengths: list[int], budget: int) -> None:
-    batches = plan_batches(lengths, budget)
+@given(lengths_of_rows, st.integers(1, 2000), st.booleans())
+def test_every_row_is_in_exactly_one_batch(lengths: list[int], budget: int, pads: bool) -> None:
+    batches = plan_batches(lengths, budget, pads)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert all(len(batch) for batch in batches)
 
@@ -62,6 +63,13 @@ def test_a_batch_stays_within_its_budget_unless_a_single_row_is_longer(
     for batch in plan_batches(lengths, budget):
         longest = max(lengths[index] for index in batch)
         assert len(batch) * longest <= budget or len(batch) == 1
+
+
+@given(lengths_of_rows, st.integers(1, 2000))
+def test_without_padding_a_batch_is_as_full_as_its_budget_allows(lengths: list[int], budget: int) -> None:
+    batches = [[lengths[index] for index in batch] for batch in plan_batches(lengths, budget, pads=False)]
+    assert all(sum(batch) <= budget or len(batch) == 1 for batch in batches)
+    assert all(sum(batch) + after[0] > budget for batch, after in pairwise(batches))
 
 
 @given(lengths_of_rows, st.integers(1, 2000))
@@ -114,7 +122,7 @@ def test_the_log_has_every_call_the_engine_saw(rows: list[list[int]], budget: in
     result = embed_all(engine, arrays(rows), budget)
     assert result.calls == len(engine.batches)
     assert [call.inputs for call in result.log] == [len(batch) for batch in engine.batches]
-    assert result.padded_tokens >= result.tokens
+    assert result.computed_tokens >= result.tokens
     assert result.inputs == len({tuple(row) for row in rows})
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from transforms.embedders.cores import available_cores
+from schemas.errors import BadConfig
+from transforms.embedders.cores import available_cores, worker_threads
 
 ALLOWED = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -49,3 +50,18 @@ def test_no_quota_leaves_the_cores_of_the_affinity(tmp_path: Path) -> None:
     write(tmp_path / "fs/cpu/cpu.cfs_period_us", "100000\n")
     assert available_cores(tmp_path / "fs", memberships) == ALLOWED
     assert available_cores(tmp_path / "fs", tmp_path / "absent") == ALLOWED
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, "1", 8), (8, "3", 2), (2, "4", 1)])
+def test_workers_that_share_a_machine_share_its_cores(cores: int, workers: str, threads: int) -> None:
+    assert worker_threads(cores, {"HEADRACE_WORKERS": workers}) == threads
+
+
+def test_a_worker_alone_has_all_cores() -> None:
+    assert worker_threads(8, {}) == 8
+
+
+@pytest.mark.parametrize("said", ["", "0", "-1", "two", "²"])
+def test_a_number_of_workers_that_is_none_is_refused(said: str) -> None:
+    with pytest.raises(BadConfig, match="HEADRACE_WORKERS"):
+        worker_threads(8, {"HEADRACE_WORKERS": said})
