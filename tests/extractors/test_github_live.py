@@ -199,6 +199,22 @@ def test_two_changes_within_the_second_of_a_poll_are_both_seen(world: World) -> 
     assert kinds(world.read(0)) == ["pull", "review", "review"]
 
 
+def test_a_change_that_is_listed_late_is_given_by_the_next_poll(world: World) -> None:
+    sluice = world.sluice
+    for _ in range(60):
+        world.github.create(sluice)
+        world.clock.moment += timedelta(seconds=5)
+    world.read()
+    world.github.edit(sluice, 1, title="Listed late")
+    world.github.vanish(sluice, 1)
+    world.clock.moment += timedelta(seconds=100)
+    for number in range(2, 60):
+        world.github.edit(sluice, number)
+    assert len(world.read()) == 58
+    world.github.silent_update(sluice, 1)
+    assert [orjson.loads(record.payload)["title"] for record in world.read()] == ["Listed late"]
+
+
 @pytest.mark.parametrize("keyset", [(), ("issues", "comments")])
 @pytest.mark.parametrize("page_size", [2, 3, 7])
 def test_no_record_is_passed_over_while_the_list_moves(
