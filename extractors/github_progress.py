@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from extractors.base import Cursor
 from extractors.github_payloads import Item
+from schemas.documents import BEGINNING
 from schemas.ids import digest
 
 MAX_GIVEN = 500  # records of the overlap that are remembered, the newest
@@ -160,7 +161,9 @@ class Pass:
 
     def _next_since(self) -> datetime | None:
         """The overlap before the newest change; before the time of asking, when too much changed at once."""
-        if self._newest is None:
+        if (
+            self._newest is None or self._newest - BEGINNING <= self._overlap
+        ):  # no record, or none with a time
             return self._since
         newest = min(self._newest, self._answered_at)  # the future is a broken clock's
         changed_at_once = sum(updated_at >= newest - self._overlap for updated_at, _, _ in self._recent)

@@ -13,7 +13,8 @@ from extractors.base import Cursor, Page
 from extractors.github_live import GitHubRepositories
 from schemas.documents import Kind, SourceRecord
 from schemas.sources import GitHubSource
-from tests.fakes.github import FakeGitHub, Repository
+from tests.fakes.github import FakeGitHub
+from tests.fakes.github_contents import Repository
 from tests.fakes.serving import Faults
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -301,6 +301,13 @@ def test_an_element_that_is_no_record_is_a_dead_letter_and_the_rest_is_read(worl
     assert page.dead_letters[0].record.format is Format.UNKNOWN
 
 
+def test_records_without_a_time_are_read_and_lead_nowhere(world: World) -> None:
+    for _ in range(60):
+        world.github.create(world.sluice, updated_at="", created_at=None)
+    assert len(world.read()) == len(world.latest) == 60
+    world.read()
+
+
 def test_a_pending_review_is_counted_and_not_given(world: World) -> None:
     world.github.create(world.sluice, pull=True)
     world.github.review(world.sluice, 1, "Draft", "PENDING")
