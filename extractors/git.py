@@ -262,22 +262,24 @@ class GitRepository:
         observed_at = self._now()
         given = plan.given
         if not given:
-            if plan.lists.passed_over:
-                yield Page(skipped={"cherry_pick": plan.lists.passed_over}, cursor=_within(plan))
             departed = planned(plan.lists.departures)
             while shas := tuple(islice(departed, PAGE_RECORDS)):
                 yield Page(
                     tombstones=tuple(self._tombstone(sha, observed_at) for sha in shas), cursor=_within(plan)
                 )
+        passed_over = plan.lists.passed_over
+        skipped = {"cherry_pick": passed_over} if passed_over else {}
         if given == plan.total:
-            yield Page(cursor=_at(plan.target))
+            yield Page(skipped=skipped, cursor=_at(plan.target))
             return
         feed = plan.lists.arrivals
         with closing(self._records(repository, feed, plan.offset, observed_at)) as records:
             for page in _pages(records):
                 given += len(page)
-                cursor = _at(plan.target) if given == plan.total else _within(plan, given, page[-1].native_id)
-                yield Page(records=page, cursor=cursor)
+                if given < plan.total:
+                    yield Page(records=page, cursor=_within(plan, given, page[-1].native_id))
+                else:
+                    yield Page(records=page, skipped=skipped, cursor=_at(plan.target))
 
     def _records(
         self, repository: Repository, feed: Path, offset: int, observed_at: datetime

@@ -11,13 +11,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from extractors.base import OnWait
 from extractors.git_process import Git, GitFailed
 from extractors.git_remote import MIRRORED_HEAD, failure, reason, refspecs, variables
 from extractors.git_repository import setting
-from schemas.errors import NoRoom, SourceTimeout
+from schemas.clone_urls import protocol_of
+from schemas.errors import NoRoom, SourceTimeout, WrongAddress
 from schemas.ids import digest
 from schemas.sections import resolve_secret
 from schemas.sources import GitSource
@@ -32,6 +34,7 @@ _FETCH = (
 )  # fmt: skip
 _PROGRESS = re.compile(rb"(?:remote: )?([A-Z][a-z]+ [a-z]+): +(\d{1,3}%|\d{1,12})")
 _OTHER_FORMAT = "mismatched algorithms"
+_SPOKEN = re.compile(rb"packet: +git< (?:version \d|# service=git-upload-pack)")
 
 _log = logging.getLogger(__name__)
 
@@ -219,10 +222,23 @@ class Mirror:
                 error.status,
                 _OTHER_FORMAT if _OTHER_FORMAT in error.said else "",
             ) from None
+        if not git.output("for-each-ref", "--count=1") and not self._speaks_git(git):
+            raise WrongAddress(
+                f"source {name}: {self._url}: what answers there is no git server, but a page to log in at, say: "
+                "change url, or token"
+            )
         if self._filter:
             with suppress(GitFailed):  # the one file that is read; most repositories have none
                 git.output("cat-file", "-e", "HEAD:.mailmap")
         self._unfinished.unlink()
+
+    def _speaks_git(self, git: Git) -> bool:
+        """Whether an answer without refs is one: git takes any text on the web for the listing of an empty folder."""
+        if protocol_of(self._url) not in ("http", "https"):
+            return True
+        traced = replace(git, variables={**git.variables, "GIT_TRACE_PACKET": "1"})
+        said = b"".join(traced.narration("ls-remote", "origin"))
+        return bool(_SPOKEN.search(said))
 
     def _repack(self, lock: int) -> None:
         """Make one pack of many. Nothing is lost by it: not what a force push left behind, either."""

@@ -24,60 +24,9 @@ from extractors.git_process import GitFailed
 from schemas.documents import Format, Kind
 from schemas.errors import MissingFile, NotARepository, SourceTimeout
 from schemas.sources import GitSource
+from tests.fakes.git_repo import GIT, Repo
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-GIT = shutil.which("git") or "git"
-
-
-class Repo:
-    """A repository under construction: every commit has its own, fixed date."""
-
-    def __init__(self, path: Path, *options: str) -> None:
-        self.path = path
-        self.clock = 1_700_000_000
-        self.empty_tree = ""
-        path.mkdir(parents=True, exist_ok=True)
-        self("init", "-q", "-b", "main", *options, ".")
-
-    def __call__(self, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> str:
-        date = f"{self.clock} +0100"
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-        identity = {
-            "GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org", "GIT_AUTHOR_DATE": date,
-            "GIT_COMMITTER_NAME": "Bob", "GIT_COMMITTER_EMAIL": "bob@example.org", "GIT_COMMITTER_DATE": date,
-            "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1",
-        }  # fmt: skip
-        done = subprocess.run(
-            [GIT, "-C", str(self.path), *arguments],
-            input=stdin,
-            capture_output=True,
-            env=clean | identity | (env or {}),
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode("utf-8", "replace").strip()
-
-    def commit(
-        self, message: str = "Dig", *options: str, env: dict[str, str] | None = None, **files: str
-    ) -> str:
-        """Commit `files`, and one more that makes the commit differ from all others."""
-        self.clock += 60
-        for name, text in ({"count": str(self.clock)} | files).items():
-            target = self.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-        self("add", "-A")
-        self("commit", "-q", "--allow-empty-message", "-m", message, *options, env=env)
-        return self("rev-parse", "HEAD")
-
-    def bare_commit(self, *parents: str) -> str:
-        """A commit of the empty tree, on no branch."""
-        self.clock += 60
-        self.empty_tree = self.empty_tree or self("mktree")
-        parent_options = [part for sha in parents for part in ("-p", sha)]
-        return self("commit-tree", self.empty_tree, "-m", f"At {self.clock}", *parent_options)
-
-    def reachable(self, *revisions: str) -> set[str]:
-        return set(self("rev-list", *(revisions or ("HEAD",))).split())
 
 
 def source(path: Path | Repo, *, silence_s: float = 120.0, **fields: Any) -> GitRepository:
