@@ -180,7 +180,8 @@ def _answers(
     with ThreadPoolExecutor(engine.facts.streams, "engine") as streams:
         running: set[Future[Answer]] = set()
         while pending or running:
-            while pending and len(running) < engine.facts.streams:
+            # One more than run at once: a stream that is done finds the next without waiting for this thread.
+            while pending and len(running) <= engine.facts.streams:
                 running.add(streams.submit(call, *pending.popleft()))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
