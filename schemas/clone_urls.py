@@ -50,7 +50,7 @@ def checked_clone_url(value: str) -> str:
         host, user, password, _ = parts.hostname or "", parts.username, parts.password, parts.port
     except ValueError:
         raise ValueError(_EXPECTED) from None
-    if parts.scheme not in ("https", "http", "ssh", "git", "file"):
+    if protocol_of(value) not in ("https", "http", "ssh", "git", "file"):
         raise ValueError(_EXPECTED)
     if password is not None or (user is not None and parts.scheme != "ssh") or parts.query or parts.fragment:
         raise ValueError(

@@ -19,7 +19,7 @@ from extractors.read import ExtractDocuments, build_extractor, extraction_settin
 from schemas.documents import BEGINNING, Document, Format, Kind, SourceRecord
 from schemas.errors import RecordError, TornExport
 from schemas.ids import settings_digest
-from schemas.sources import ExportSource
+from schemas.sources import ExportSource, GitSource
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 
@@ -81,6 +81,16 @@ def test_settings_that_change_a_document_change_the_digest() -> None:
     digests = {settings_digest(json.loads(json.dumps(extraction_settings(source)))) for source in variants}
     assert len(digests) == len(variants)
     assert extraction_settings(export(path)) == extraction_settings(export(Path("y.jsonl"), client="other"))
+
+
+def test_settings_that_change_what_a_commit_holds_have_it_read_again() -> None:
+    source = GitSource(name="code", type="git", path=Path("x"))
+    changes: list[dict[str, object]] = [
+        {}, {"files": False}, {"cherry_picks": False}, {"web_url": "https://mill.example/a/b"}
+    ]  # fmt: skip
+    digests = {settings_digest(extraction_settings(source.model_copy(update=change))) for change in changes}
+    assert len(digests) == len(changes)
+    assert extraction_settings(source) == extraction_settings(source.model_copy(update={"refs": ("main",)}))
 
 
 def test_bad_records_become_dead_letters_and_the_others_documents() -> None:

@@ -64,6 +64,15 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) ->
         ("[cache]\nurl = 'env:REDIS'", "no other kind takes one"),
         ("[cache]\nkind = 'redis'\nurl = 'redis://:hunter2@h'", "cache.url: expected a reference"),
         ("[postgres]\ndsn = 'postgresql://u:hunter2@h/db'", "postgres.dsn: expected a reference"),
+        ("[[sources]]\ntype='git'\nname='a'", "needs either path, a folder, or url, to clone from"),
+        ("[[sources]]\ntype='git'\nname='a'\npath='.'\nurl='/x'", "needs either path, a folder, or url"),
+        ("[[sources]]\ntype='git'\nname='a'\nurl='ext::sh -c hunter2'", "sources.0.url: expected https://"),
+        ("[[sources]]\ntype='git'\nname='a'\nurl='https://hunter2@h/x'", "put a secret into token"),
+        (
+            "[[sources]]\ntype='git'\nname='a'\nurl='https://h/x'\ntoken='hunter2'",
+            "token: expected a reference",
+        ),
+        ("[[sources]]\ntype='git'\nname='a'\npath='.'\nrefs=['a..b']", "refs.0: expected a glob of branches"),
         (
             "[[sources]]\ntype='git'\nname='a'\npath='.'\n[[sources]]\ntype='git'\nname='a'\npath='.'",
             "source names must differ, a stands twice",
