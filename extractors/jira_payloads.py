@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def canonical(issue: Value, reading: Reading) -> bytes:
     """The issue as JSON: what is read and nothing else, keys in order, comments by the time they were made.
 
     Raises:
-        InvalidPayload: it has no key or no fields.
+        InvalidPayload: it has no key or no fields, or is nested too deeply.
     """
     given = _fields(issue)
     key = issue.get("key")
@@ -79,7 +80,15 @@ def canonical(issue: Value, reading: Reading) -> bytes:
     fields["issuelinks"] = [_link(each) for each in _objects(given.get("issuelinks"))]
     fields["comment"] = _comments(given.get("comment"), reading)
     fields = {name: value for name, value in fields.items() if value not in (None, "", [])}
-    return orjson.dumps({"id": issue_id(issue), "key": key, "fields": fields}, option=orjson.OPT_SORT_KEYS)
+    value = {"id": issue_id(issue), "key": key, "fields": fields}
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        pass  # it writes no more than 254 levels, and reads more
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    except RecursionError:
+        raise InvalidPayload("fields", "values that are not nested so deeply") from None
 
 
 def updated_at(issue: Value) -> datetime:

@@ -13,9 +13,10 @@ import pytest
 
 from extractors.base import Page, Reference, Verifiable
 from extractors.exports import ExportFiles
+from extractors.jira_payloads import Reading, canonical
 from extractors.read import build_extractor, extraction_settings, to_document
 from schemas.documents import Document, Format, Kind, Link
-from schemas.errors import SourceUnavailable
+from schemas.errors import InvalidPayload, SourceUnavailable
 from schemas.sources import ExportSource
 from tests.extractors.jira_world import World, numbers, world
 from tests.fakes.jira import EPIC_FIELD
@@ -169,6 +170,23 @@ def test_what_changes_without_being_read_changes_no_byte(w: World) -> None:
     issue.fields |= {"votes": {"votes": 3}, "status": {"name": "Open", "iconUrl": "https://x/y.png"}}
     issue.fields |= {"watches": {"watchCount": 7}, "summary": "s"}
     assert looked_at(w, number).records[0].payload == before
+
+
+def nested(levels: int) -> Any:
+    node: Any = {"type": "text", "text": "at the bottom"}
+    for _ in range(levels):
+        node = {"type": "bulletList", "content": [node]}
+    return {"type": "doc", "version": 1, "content": [node]}
+
+
+def test_text_that_is_nested_deeply_is_kept_and_what_no_one_can_write_is_refused() -> None:
+    def payload(levels: int) -> bytes:
+        return canonical({"id": "1", "key": "ABC-1", "fields": {"description": nested(levels)}}, Reading())
+
+    assert orjson.loads(payload(200))["fields"]["description"] == nested(200)
+    assert payload(120).endswith(b'"id":"1","key":"ABC-1"}')
+    with pytest.raises(InvalidPayload, match="nested"):
+        payload(5000)
 
 
 def test_a_moved_issue_is_the_same_document_under_another_key(w: World) -> None:

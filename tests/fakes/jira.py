@@ -138,10 +138,7 @@ class FakeJira(JiraContents):
         """The search catches up with these issues."""
         if len(ids) > CONSISTENT_IDS:
             raise _Refusal(400, f"reconcileIssues takes at most {CONSISTENT_IDS} ids.")
-        late = [each for each in self.late if each[1] in ids]
-        for each in late:
-            self.late.remove(each)
-            self.apply(each[1], each[2])
+        self.catch_up(ids)
 
     def _after(self, token: str, owner: str) -> tuple[int, int]:
         try:

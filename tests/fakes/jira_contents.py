@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,16 @@ class Issue:
         return f"{self.project}-{self.number}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Late:
+    """A change that the search learns of at `due_at`; None where the issue was deleted."""
+
+    due_at: datetime
+    turn: int
+    issue_id: int
+    indexed: Indexed | None
+
+
 class JiraContents:
     """Issues, each change at the time that the clock says.
 
@@ -47,7 +57,9 @@ class JiraContents:
         self._next_id = 10_000
         self._next_comment = 100_000
         self.index: dict[int, Indexed] = {}
-        self.late: deque[tuple[datetime, int, Indexed | None]] = deque()
+        self._late: list[_Late] = []
+        self._turn = 0
+        self._turns: dict[int, int] = {}  # issue -> the last of its changes that the search knows
         self._sorted: dict[str, list[tuple[int, int]]] = {}
         self.matched: dict[str, list[Indexed]] = {}
 
@@ -139,7 +151,9 @@ class JiraContents:
         self._put(issue.id, self._indexed(issue))
 
     def _put(self, issue_id: int, indexed: Indexed | None) -> None:
-        self.late.append((self.now() + timedelta(seconds=self.search_lag_s), issue_id, indexed))
+        self._turn += 1
+        due_at = self.now() + timedelta(seconds=self.search_lag_s)
+        self._late.append(_Late(due_at, self._turn, issue_id, indexed))
 
     def _indexed(self, issue: Issue) -> Indexed:
         return Indexed(
@@ -152,11 +166,17 @@ class JiraContents:
             (issue.fields.get("status") or {}).get("name", ""),
         )
 
-    def catch_up(self) -> None:
-        moment = self.now()
-        while self.late and self.late[0][0] <= moment:
-            _, issue_id, indexed = self.late.popleft()
-            self.apply(issue_id, indexed)
+    def catch_up(self, ids: Iterable[int] = ()) -> None:
+        """The search learns of what is due by now, and of all that happened to `ids`."""
+        if not self._late:
+            return
+        moment, known = self.now(), set(ids)
+        due = [late for late in self._late if late.due_at <= moment or late.issue_id in known]
+        self._late = [late for late in self._late if late.due_at > moment and late.issue_id not in known]
+        for late in due:
+            if late.turn > self._turns.get(late.issue_id, 0):  # a later change may have come through before
+                self._turns[late.issue_id] = late.turn
+                self._apply(late.issue_id, late.indexed)
 
     def _forget(self) -> None:
         self._sorted.clear()
@@ -186,7 +206,7 @@ class JiraContents:
         start = bisect_left(rows, (query.since_ms, 0)) if after is None else bisect_right(rows, after)
         return (rows[place] for place in range(start, len(rows)))
 
-    def apply(self, issue_id: int, indexed: Indexed | None) -> None:
+    def _apply(self, issue_id: int, indexed: Indexed | None) -> None:
         if indexed is None:
             self.index.pop(issue_id, None)
         else:
