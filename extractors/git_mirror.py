@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractors.base import OnWait
+from extractors.git_news import NEWS_EVERY_S, paced
 from extractors.git_process import Git, GitFailed
 from extractors.git_remote import MIRRORED_HEAD, failure, reason, refspecs, variables
 from extractors.git_repository import setting
@@ -67,7 +68,7 @@ class Mirror:
     it is not disturbed.
 
     Args:
-        on_wait: told what git does, with 0 s, and that another process is waited for.
+        on_wait: told how far a long fetch has got, and that another process is waited for.
         silence_s: seconds without a byte from git after which it is given up.
     """
 
@@ -128,12 +129,14 @@ class Mirror:
     def _locked(self) -> Iterator[int]:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self._folder / "lock").open("wb") as lock:
-            for _ in range(LOCK_WAIT_S):
+            for waited_s in range(LOCK_WAIT_S):
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    self._on_wait(f"{self._settings.name}: another process fetches into the mirror", 1.0)
+                    if waited_s % NEWS_EVERY_S == 0:
+                        what = f"{self._settings.name}: another process fetches into the mirror"
+                        self._on_wait(what, NEWS_EVERY_S)
                     self._sleep(1.0)
             else:
                 raise SourceTimeout(
@@ -206,12 +209,13 @@ class Mirror:
         git = Git(path, self._silence_s, variables=told, held=(lock,))
         arguments = (*_FETCH, f"--filter={self._filter}") if self._filter else _FETCH
         lines = "\n".join((*refspecs(self._settings.refs), "")).encode()
+        tell = paced(self._on_wait)
         self._unfinished.touch()
         try:
             for block in git.narration(*arguments, "origin", stdin=lines):
                 if found := _PROGRESS.findall(block):
                     what, how_much = found[-1]
-                    self._on_wait(f"{name}: {what.decode().lower()} {how_much.decode()}", 0.0)
+                    tell(f"{name}: {what.decode().lower()} {how_much.decode()}")
         except GitFailed as error:
             secrets = [value for key, value in told.items() if token and value.startswith("Authorization: ")]
             secrets += [value.rpartition(" ")[2] for value in secrets] + ([token] if token else [])

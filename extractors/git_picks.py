@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from extractors.base import OnWait
+from extractors.git_news import paced
 from extractors.git_plan import Lists, Range, Snapshot, planned, reached, rev_list, unique
 from extractors.git_process import Git, GitFailed, split_stream
 from extractors.git_repository import Repository
@@ -94,7 +95,7 @@ def without_picks(
 
     Args:
         cache: the file of patch ids; made if it is not there, made anew if it is damaged.
-        on_wait: told how far comparing has got, with 0 s.
+        on_wait: told how far comparing has got, where it takes long.
         name: of the source, for messages.
     Raises:
         NoRoom: the cache cannot be written.
@@ -158,9 +159,10 @@ def _learn(ids: sqlite3.Connection, git: Git, on_wait: OnWait, name: str) -> Non
     """Compute patch ids and keep them, by some thousands."""
     (total,) = ids.execute("SELECT count(*) FROM unknown").fetchone()
     some = "SELECT place, sha FROM unknown WHERE place > ? ORDER BY place LIMIT ?"
+    tell = paced(on_wait)
     done, last = 0, 0
     while rows := ids.execute(some, (last, LEARNED_AT_ONCE)).fetchall():
-        on_wait(f"{name}: comparing changes, {done:,} of {total:,} commits", 0.0)
+        tell(f"{name}: comparing changes, {done:,} of {total:,} commits")
         with TemporaryFile() as feed:
             feed.writelines(b"%b\n" % sha.encode() for _, sha in rows)
             feed.seek(0)

@@ -32,6 +32,11 @@ class RunProgress:
         self._started, self._before = time.monotonic(), progress.current()
         self._task = self._display.add_task(name, total=expected, work="")
 
+    def expect(self, expected: int | None) -> None:
+        """So many documents are thought to come from the source that began."""
+        if self._task is not None:
+            self._display.update(self._task, total=expected)
+
     def step(self, name: str, done: float | None = None) -> None:
         """A step after the sources; `done` is its share from 0 to 1, None when it cannot be known."""
         if self._task is None or self._display.tasks[self._task].description != name:

@@ -242,7 +242,8 @@ def _run_source(
     cursor = runs.load_cursor(connection, job.client, source.name, job.space.space_id, job.processing)
     total: Counter[str] = Counter()
     with noted(connection, job.client, source.name, "poll"):
-        bar.source(source.name, extractor.estimate(cursor))
+        bar.source(source.name, None)
+        bar.expect(extractor.estimate(cursor))  # may clone first, which is shown
         for piece in cut(extractor.pages(cursor), limits):
             counts, slice_tokens = store_slice(connection, job, piece, pipeline_args)
             total += counts

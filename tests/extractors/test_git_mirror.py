@@ -22,6 +22,7 @@ import pytest
 
 import extractors.git as git_source
 import extractors.git_mirror as git_mirror
+import extractors.git_news as git_news
 from extractors.base import Cursor
 from extractors.git import GitRepository
 from extractors.git_mirror import file_name
@@ -381,10 +382,24 @@ def test_a_mirror_that_another_process_changes_is_waited_for_but_not_for_ever(
     assert len(shas(source().pages(None))) == 1
 
 
-def test_a_first_clone_shows_how_far_it_is(repo: Repo, url: str, source: Make, waits: list[str]) -> None:
+def test_a_long_clone_shows_how_far_it_is_and_a_short_one_is_not_spoken_of(
+    repo: Repo, url: str, source: Make, waits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     repo.commit()
     list(source(url).pages(None))
-    assert "tunnel: receiving objects 100%" in waits
+    assert waits == []
+    monkeypatch.setattr(git_news, "NEWS_EVERY_S", 0.0)
+    list(source(url, name="long").pages(None))
+    assert "long: receiving objects 100%" in waits
+
+
+def test_news_come_now_and_then() -> None:
+    told: list[tuple[str, float]] = []
+    seconds = iter([0.0, 9.9, 10.0, 10.0, 15.0, 30.0, 30.0])
+    tell = git_news.paced(lambda news, duration_s: told.append((news, duration_s)), lambda: next(seconds))
+    for news in "abcd":
+        tell(news)
+    assert told == [("b", 10.0), ("d", 10.0)]
 
 
 def test_many_fetches_end_in_few_packs_and_lose_nothing(

@@ -72,7 +72,7 @@ def test_a_token_is_a_header_for_its_own_host_and_nobody_else() -> None:
         ("fatal: write error: No space left on device\nfatal: index-pack failed", NoRoom, "data_dir"),
         ("Host key verification failed.\nfatal: Could not read from remote repository.",
          SourceUnreachable, "known_hosts"),
-        ("ada@mill: Permission denied (publickey).\nfatal: Could not read from remote repository.\n\nPlease make sure",
+        ("ada@mill: Permission denied (publickey).\nfatal: Could not read from remote repository.\n\nPlease",
          AccessRefused, "publickey"),
         (f"fatal: Authentication failed for '{URL}/'", AccessRefused, "change token"),
         (f"fatal: could not read Username for '{URL}': terminal prompts disabled", AccessRefused, "change token"),

@@ -36,7 +36,7 @@ def test_addresses_that_git_clones_from_are_taken(url: str, protocol: str) -> No
     [
         "", "--upload-pack=touch /tmp/x", "-oProxyCommand=x", "ext::sh -c touch% /tmp/x", "ext::sh", "fd::17",
         "https::https://github.com/a/b", "http+unix://x/y", "ftp://mill/x", "odd://x/y", "HTTPS://mill/a",
-        "ssh://-oProxyCommand=x/y", "ssh://-l@host/y", "-x@host:path", "host:-x", "host:--upload-pack=x", "host::path",
+        "ssh://-oProxyCommand=x/y", "ssh://-l@host/y", "-x@host:path", "host:-x", "host:--x=x", "host::path",
         "-host:path", "../tunnel", "tunnel", "~/tunnel", "https://github.com", "https:///a/b", "https://ho st/a",
         "https://github.com/a\nb", "https://github.com/a\0b", "file://mill/srv/tunnel", "https://[::1/a", "c:\\x y",
         "https://github.com:port/a",
