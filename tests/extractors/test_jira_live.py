@@ -129,6 +129,22 @@ def test_a_search_that_lags_behind_is_caught_up_with(w: World) -> None:
     assert w.summaries() == w.truth()
 
 
+def test_an_issue_that_is_newer_than_its_place_in_the_listing_takes_the_mark_nowhere(w: World) -> None:
+    w.jira.page_cap = 3
+    ids = [w.jira.create(summary="a") for _ in range(8)]
+    w.clock.pass_s(1000)
+    w.sync()
+    for number in ids:
+        w.jira.edit(number, summary="b")
+        w.clock.pass_s(1000)
+    w.jira.search_lag_s = 600
+    w.jira.edit(ids[2], summary="c")
+    w.sync(most_pages=1)
+    w.clock.pass_s(600)
+    w.sync()
+    assert w.summaries() == w.truth()
+
+
 def test_the_mark_is_taken_from_issues_and_not_from_the_clock(w: World) -> None:
     number = w.jira.create(summary="a")
     moment = w.clock()

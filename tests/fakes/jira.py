@@ -177,7 +177,10 @@ class FakeJira(JiraContents):
         shown: dict[str, Any] = {"id": str(row.id)}
         if fields != ["id"]:
             shown["key"] = row.key
-        moments = {"created": row.created_ms, "updated": row.updated_ms}
+        shows = (
+            self.issues.get(row.id, row) if self.data_center else row
+        )  # there, fields come from the database
+        moments = {"created": shows.created_ms, "updated": shows.updated_ms}
         inside = {name: written(at(moments[name])) for name in fields if name in moments}
         return {**shown, "fields": inside} if inside else shown
 
