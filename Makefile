@@ -50,7 +50,7 @@ lint: .venv/.installed-dev ## ruff and mypy
 .venv-bench/.installed: $(BUILT_FROM)
 	@$(PYTHON) -m venv .venv-bench
 	@echo "Installing headrace and what it is compared with into .venv-bench (torch included, several GB)"
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,torch]'
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,torch,webhooks]'
 	@touch $@
 
 .PHONY: install-bench

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -31,6 +34,18 @@ def tree_bytes(server_name: str = "postgres") -> int:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total
+
+
+def peak_resident_bytes() -> int:
+    """Highest resident size of this process alone since it began.
+
+    Where the kernel keeps that for each program; elsewhere it may be that of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager

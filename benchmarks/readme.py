@@ -88,6 +88,46 @@ def growth_table(growth: Mapping[str, Figures]) -> str:
     return table(head, lines)
 
 
+NAMES = {"jira-cloud": "Jira Cloud", "jira-data-center": "Jira Data Center", "github": "GitHub"}
+
+
+def connectors_table(rows: Sequence[Figures]) -> str:
+    """A row for each product: requests of each step on its largest site beside the least, rate, memory by size."""
+    steps = list(dict.fromkeys(row["step"] for row in rows))
+    lines = []
+    for product in dict.fromkeys(row["product"] for row in rows):
+        ours = [row for row in rows if row["product"] == product]
+        largest = {row["step"]: row for row in ours if row["site_issues"] == ours[-1]["site_issues"]}
+        read = largest["read"]
+        peaks = ", ".join(f"{row['peak_mib']:,.0f}" for row in ours if row["step"] == "read")
+        requests = [_requests(largest[step]) for step in steps]
+        work = [f"{read['issues_per_s']:,.0f}", f"{read['cpu_s']:.1f}"]
+        lines.append([NAMES[product], *requests, *work, peaks])
+    sizes = ", ".join(f"{size:,}" for size in dict.fromkeys(row["site_issues"] for row in rows))
+    return table(["requests / the least", *steps, "issues/s", "CPU s", f"peak MiB at {sizes} issues"], lines)
+
+
+def runs_table(runs: Sequence[Figures]) -> str:
+    """The whole pipeline on a fake Jira, run by run."""
+    lines = [
+        [
+            run["step"],
+            f"{run['site_issues']:,}",
+            f"{run['requests']:,}",
+            f"{run['seconds']:.1f}",
+            f"{run['issues_per_s']:,.0f}",
+            f"{run['peak_mib']:,.0f}",
+        ]
+        for run in runs
+    ]
+    return table(["whole pipeline", "issues", "requests", "s", "issues/s", "peak MiB, Postgres too"], lines)
+
+
+def _requests(row: Figures) -> str:
+    free = f" ({row['free']} free)" if row["free"] else ""
+    return f"{row['requests']:,}{free} / {row['least']:,}"
+
+
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Markdown; figures to the right."""
     marks = ["---", *["---:"] * (len(head) - 1)]
@@ -114,6 +154,15 @@ def section(results: Path, plots: Path) -> str:
     growth = {name: found for name in ("exact", "fast") if (found := _read(results / f"growth-{name}.json"))}
     if growth:
         parts.append(growth_table(growth))
+    connectors = _read(results / "connectors.json")
+    if connectors is not None:
+        machine = connectors["machine"]
+        parts.append(
+            f"Live connectors read fakes over HTTP on loopback, on {machine['cores']} cores of "
+            f"{machine['processor']}, commit `{machine['commit']}`:"
+        )
+        parts.append(connectors_table(connectors["rows"]))
+        parts.append(runs_table(connectors["pipeline"]))
     return "\n\n".join(parts)
 
 

@@ -4,8 +4,8 @@
     headrace bench --full --data ../shared/data         # every figure of the README
     python -m benchmarks.suite --only engines --only plots --again
 
-Quick: ceiling, engines, growth. Full adds the batch budgets, encoders of 12 layers, and, where the folder of real
-payloads is given, retrieval quality and the whole job in both precisions.
+Quick: ceiling, engines, growth. Full adds the batch budgets, encoders of 12 layers, live connectors against fakes,
+and, where the folder of real payloads is given, retrieval quality and the whole job in both precisions.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def steps(
     if not full:
         return found
     found.append(Step("base_size", "base_size", size))
+    found.append(Step("connectors", "connectors"))
     for precision in ("exact", "fast") if data else ():
         reference = (*payloads, "--precision", precision)
         exact = ("--exact", str(results / "retrieval-exact.json")) if precision == "fast" else ()
