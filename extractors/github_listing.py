@@ -7,7 +7,7 @@ where the last page ended, which nothing can move. Links with a place in the ord
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,10 +17,12 @@ import httpx
 from extractors.github_payloads import Item, item_of, listed
 from extractors.http import Answer, ApiSession
 from extractors.paginators import next_link
-from schemas.documents import BEGINNING
+from schemas.documents import BEGINNING, Kind
 from schemas.errors import BrokenAnswer
 
 PER_PAGE = 100
+GATHERED_PAGES = 5
+GATHERED_PULLS = 100  # what one query takes
 SECOND = timedelta(seconds=1)
 
 
@@ -114,6 +116,30 @@ def pages(
             answer = session.get(address, _params(stream, since))
         else:
             raise BrokenAnswer(f"{place}: a list of {stream.name} cannot be read to its end")
+
+
+def gathered(pages: Iterable[ListPage]) -> Iterator[ListPage]:
+    """Pages with few pull requests in them joined, so that a query about these is full; others as they come.
+
+    An object that was listed twice because it changed is there once, as it was last.
+    """
+    before: list[ListPage] = []
+    for page in pages:
+        before.append(page)
+        pulls = sum(item.kind is Kind.PULL for each in before for item in each.items)
+        if page.is_last or not 0 < pulls < GATHERED_PULLS or len(before) == GATHERED_PAGES:
+            yield _joined(before)
+            before = []
+
+
+def _joined(pages: list[ListPage]) -> ListPage:
+    latest: dict[tuple[Kind, str], Item] = {}
+    for item in (item for page in pages for item in page.items):
+        latest.pop((item.kind, item.native_id), None)  # to its place in the order
+        latest[item.kind, item.native_id] = item
+    unreadable = tuple(value for page in pages for value in page.unreadable)
+    last = pages[-1]
+    return ListPage(tuple(latest.values()), unreadable, last.resume, last.is_last, last.is_only)
 
 
 def _follow(session: ApiSession, url: str, link: str | None, stuck: bool) -> Answer | None:

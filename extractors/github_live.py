@@ -114,7 +114,8 @@ class GitHubRepositories:
                 answer = self._ask(repository, stream, None, None)
                 if answer is None:
                     continue
-                for page in listing.pages(self._session, self._place(repository), stream, None, answer):
+                place = self._place(repository)
+                for page in listing.gathered(listing.pages(self._session, place, stream, None, answer)):
                     if page.unreadable:
                         raise self._torn(repository, stream)
                     yield [_reference(item) for item in page.items]
@@ -199,7 +200,8 @@ class GitHubRepositories:
         etag = answer.headers.get("etag")
         began = save(progress)
         reading = Pass(since, etag, answered_at(answer.headers, self._now()), overlap)
-        for page in listing.pages(self._session, self._place(repository), stream, since, answer):
+        place = self._place(repository)
+        for page in listing.gathered(listing.pages(self._session, place, stream, since, answer)):
             before = save(progress)
             fresh = [item for item in page.items if not given or given.get(item.native_id) != state_of(item)]
             outcomes, skipped, halves = self._outcomes(fresh)
@@ -266,7 +268,7 @@ class GitHubRepositories:
         if home.status == 404:
             raise WrongAddress(
                 f"{self._place(repository)} is not there, or not for this token: "
-                "check `repositories` and `token`"
+                "check `repositories` and `token`, and `api_url` if none is found"
             )
         if answer.status == 404 and _is_switched_on(home.body, stream):
             raise WrongAddress(

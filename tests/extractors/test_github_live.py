@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import MutableMapping
 from datetime import timedelta
 from itertools import islice
 from typing import Any
@@ -15,7 +16,7 @@ from extractors.read import to_document
 from schemas.documents import Format, Kind, SourceRecord
 from schemas.errors import AccessRefused, BrokenAnswer, WrongAddress
 from tests.extractors.github_world import START, World, populated
-from tests.fakes.serving import answer, github_secondary_limit, redirect
+from tests.fakes.serving import App, Receive, Send, answer, github_secondary_limit, redirect
 
 
 def kinds(records: list[SourceRecord]) -> list[str]:
@@ -85,6 +86,30 @@ def test_a_change_costs_one_request_and_is_given_once(world: World) -> None:
     assert world.asked() == {"/issues 200": 1, "/issues/comments 304": 1, "/pulls/comments 304": 1}
     assert world.read() == []
     assert world.asked() == {"/issues 304": 1, "/issues/comments 304": 1, "/pulls/comments 304": 1}
+
+
+def test_pull_requests_that_are_rare_in_a_list_are_asked_about_together(world: World) -> None:
+    for number in range(700):
+        world.github.create(world.sluice, pull=number % 10 == 0)
+        world.clock.moment += timedelta(seconds=1)
+    records = world.read()
+    assert (len(records), kinds(records).count("pull")) == (700, 70)
+    assert world.asked()["/graphql 200"] == 2  # five pages, then two
+    assert len(world.census()) == 700
+    assert world.asked()["/graphql 200"] == 2
+
+
+def test_a_pull_request_that_changes_while_it_is_listed_is_given_as_it_was_last(world: World) -> None:
+    numbers = [world.github.create(world.sluice, pull=number == 0) for number in range(150)]
+    world.clock.moment += timedelta(minutes=5)
+
+    async def meanwhile(app: App, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        world.github.edit(world.sluice, numbers[0], title="Pump stalls")
+        await app(scope, receive, send)
+
+    world.faults.next(meanwhile, prefix="/repositories")
+    records = [record for record in world.read() if record.kind is Kind.PULL]
+    assert [to_document(record, world.settings()).title for record in records] == ["Pump stalls"]
 
 
 def test_pull_requests_are_asked_about_again_only_when_they_moved(world: World) -> None:
