@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from extractors.jira_api import JiraApi, issues_of
 from extractors.jira_payloads import (
@@ -19,8 +20,11 @@ from extractors.paginators import PageRequest, Paginator, StartAt
 from schemas.errors import BrokenAnswer, InvalidPayload, PipelineError, SourceTimeout, SourceUnavailable
 
 ISSUES_PER_FETCH = 100  # most that bulkfetch takes
+ISSUES_PER_SEARCH = 500  # of Data Center, which gives 1,000 at most, and all comments with them
 COMMENTS_PER_PAGE = 100
 ROUNDS = 3  # of paging comments while their number changes
+
+_Each = TypeVar("_Each")
 
 
 @dataclass(slots=True)
@@ -52,9 +56,18 @@ class JiraIssues:
         self._comments_wanted = reading.comments
         self._epic_field = api.epic_field
         self._fields = reading.fields + ([self._epic_field] if self._epic_field else [])
+        self._at_once = ISSUES_PER_FETCH if api.is_cloud else ISSUES_PER_SEARCH
+
+    def portions(self, rows: Sequence[_Each]) -> Iterator[Sequence[_Each]]:
+        """As many at a time as are fetched at once."""
+        start = 0
+        while start < len(rows):
+            portion = rows[start : start + self._at_once]
+            yield portion
+            start += len(portion)
 
     def fetch(self, ids: Sequence[str]) -> Found:
-        """Whole issues, at most `ISSUES_PER_FETCH`, comments included.
+        """Whole issues, comments included; as many as a portion has at most.
 
         What breaks an answer is found by halving the question, and is unreadable when it breaks one alone.
 
@@ -90,6 +103,7 @@ class JiraIssues:
             found, missed = self._fetch_one(ids[0]) if len(ids) == 1 else self._fetch_some(ids)
         except (SourceUnavailable, SourceTimeout) as error:
             self._api.ask_deployment()  # raises where the whole site is out of order
+            self._at_once = max(ISSUES_PER_FETCH, min(self._at_once, len(ids) // 2))
             if len(ids) == 1:
                 return Found(unreadable={ids[0]: error})
             found, missed = Found(), ids

@@ -19,9 +19,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from extractors import jira_jql
 from extractors.base import Cursor, OnWait, Page, Reference
 from extractors.jira_api import JiraApi
-from extractors.jira_issues import ISSUES_PER_FETCH, Found, JiraIssues
+from extractors.jira_issues import Found, JiraIssues
 from extractors.jira_payloads import Reading, Value, canonical, issue_id, moment_ms, updated_at
-from extractors.jira_search import JiraSearch
+from extractors.jira_search import JiraSearch, Row
 from extractors.jira_session import open_session
 from schemas.documents import BEGINNING, DeadLetter, Format, Kind, SourceRecord, Tombstone
 from schemas.errors import InvalidPayload, PipelineError, QueryRefused, RetryableError, WrongAddress
@@ -29,6 +29,8 @@ from schemas.ids import digest
 from schemas.sources import JiraSource
 
 CENSUS_REFERENCES = 500
+MAX_GIVEN = 500  # issues of the overlap that are remembered, the newest
+SETTLED = timedelta(seconds=60)  # since a change: the next one has another time, however coarse
 GONE = (404, 410)
 OUTSIDE = "left the projects or the filter of this source"
 
@@ -53,12 +55,18 @@ class Place(_Part):
         scope: digest of the condition that its issues meet: another one asks for a sweep.
         mark_ms: every change up to here was given; None before an issue was seen.
         swept_at: when the last whole sweep began.
+        given: id -> `updated` in ms of issues that were given like that: listed so again, they are passed over.
     """
 
     scope: str = ""
     mark_ms: int | None = None
     swept_at: AwareDatetime | None = None
     sweep: Sweep | None = None
+    given: dict[str, int] = Field(default_factory=dict)
+
+    def has(self, row: Row) -> bool:
+        """Whether an issue was given as it is listed."""
+        return row.moment_ms is not None and self.given.get(row.id) == row.moment_ms
 
     @property
     def cursor(self) -> Cursor:
@@ -169,8 +177,8 @@ class JiraSite:
         if not ids:
             return
         api = self._asked
-        for start in range(0, len(ids), ISSUES_PER_FETCH):
-            yield self._looked_at(api, ids[start : start + ISSUES_PER_FETCH])
+        for some in api.issues.portions(ids):
+            yield self._looked_at(api, some)
 
     def _looked_at(self, api: _Asked, ids: Sequence[str]) -> Page:
         observed_at = self._now()
@@ -204,14 +212,14 @@ class JiraSite:
         for page in api.search.rows("updated", self._start_ms(latest_ms)):
             if page.more and ceiling_ms is None:
                 ceiling_ms = api.search.newest_ms()
-            for start in range(0, len(page.rows), ISSUES_PER_FETCH):
-                rows = page.rows[start : start + ISSUES_PER_FETCH]
-                moments = [row.moment_ms for row in rows if row.moment_ms is not None]
-                latest_ms = max([latest_ms, *moments])
-                place = self._marked(place, min(moments, default=0), ceiling_ms)
+            latest_ms = max([latest_ms, *_moments(page.rows)])
+            for rows in api.issues.portions([row for row in page.rows if not place.has(row)]):
                 ids = [row.id for row in rows]
                 observed_at = self._now()
-                yield self._page(ids, api.issues.fetch(ids), observed_at, place)
+                found = api.issues.fetch(ids)
+                place = self._marked(place, min(_moments(rows), default=0), ceiling_ms)
+                place = _with_given(place, found, observed_at)
+                yield self._page(ids, found, observed_at, place)
         return self._marked(place, latest_ms, ceiling_ms)
 
     def _everything(self, api: _Asked, place: Place) -> Generator[Page, None, Place]:
@@ -219,8 +227,7 @@ class JiraSite:
         sweep = place.sweep or Sweep(began_at=self._now())
         looked_at = self._now()
         for page in api.search.ids("created", sweep.created_ms):
-            for start in range(0, len(page.rows), ISSUES_PER_FETCH):
-                ids = [row.id for row in page.rows[start : start + ISSUES_PER_FETCH]]
+            for ids in api.issues.portions([row.id for row in page.rows]):
                 observed_at = self._now()
                 found = api.issues.fetch(ids)
                 moments = [moment_ms(issue, "created") or 0 for issue in found.issues.values()]
@@ -309,6 +316,18 @@ class JiraSite:
         has_token = settings.token is not None
         api = JiraApi(self._session, self.name, has_token=has_token, deployment=settings.deployment)
         return _Asked(JiraSearch(api, self._within), JiraIssues(api, self._reading))
+
+
+def _moments(rows: Sequence[Row]) -> list[int]:
+    return [row.moment_ms for row in rows if row.moment_ms is not None]
+
+
+def _with_given(place: Place, found: Found, observed_at: datetime) -> Place:
+    settled_ms = round((observed_at - SETTLED).timestamp() * 1000)
+    moments = ((number, moment_ms(issue, "updated")) for number, issue in found.issues.items())
+    given = place.given | {number: ms for number, ms in moments if ms is not None and ms <= settled_ms}
+    newest = sorted(given.items(), key=lambda item: item[1])[-MAX_GIVEN:]
+    return place.model_copy(update={"given": dict(newest)})
 
 
 def _is_issue(reference: Reference) -> bool:

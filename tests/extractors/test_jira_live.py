@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from extractors.base import Page, Reference
+from extractors.jira_site import MAX_GIVEN
 from extractors.read import build_extractor
 from schemas.documents import Kind
 from schemas.errors import BadConfig
@@ -34,6 +35,34 @@ def test_everything_is_read_and_then_only_what_changed(w: World) -> None:
     w.jira.comment(ids[4], "a word")
     assert numbers(w.sync()) == [ids[6], ids[2], ids[4]]  # the newest is always within the overlap
     assert w.summaries() == w.truth()
+
+
+def test_what_was_given_is_not_asked_for_again_while_it_is_still_listed(w: World) -> None:
+    w.jira.create(summary="old")
+    w.sync()
+    ids = [w.jira.create(summary=f"s{number}") for number in range(3)]
+    w.clock.pass_s(59)
+    assert numbers(w.sync())[-3:] == ids
+    assert numbers(w.sync())[-3:] == ids  # changed so lately that it may change again and say the same time
+    w.clock.pass_s(1)
+    assert numbers(w.sync())[-3:] == ids
+    w.jira.asked.clear()
+    assert numbers(w.sync()) == []
+    assert w.jira.asked.total() == 1
+    w.jira.edit(ids[1], summary="once more")
+    assert numbers(w.sync()) == ids[1:2]
+    assert w.summaries() == w.truth()
+
+
+def test_no_more_is_remembered_of_what_was_given_than_fits_a_cursor(w: World) -> None:
+    w.jira.create(summary="old")
+    w.sync()
+    for number in range(MAX_GIVEN + 20):
+        w.jira.create(summary=f"s{number}")
+    w.clock.pass_s(60)
+    w.sync()
+    assert w.cursor is not None
+    assert len(w.cursor["given"]) == MAX_GIVEN
 
 
 def test_the_same_issue_gives_the_same_bytes(w: World) -> None:

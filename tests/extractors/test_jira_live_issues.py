@@ -397,6 +397,26 @@ def test_no_more_requests_are_made_than_the_issues_need(shared_data: Path, cloud
     assert cloud.jira.asked["search"] == 3 + 1  # 250 changes in pages of 100, and where the mark may go
 
 
+def test_a_data_center_server_gives_hundreds_of_issues_at_once_until_that_is_too_many() -> None:
+    with world(data_center=True) as w:
+        for number in range(700):
+            w.jira.create(summary=f"s{number}")
+        w.sync()
+        assert w.jira.asked["search"] == 1 + 1 + 2  # where the mark is, the ids, the issues
+        w.jira.asked.clear()
+        w.jira.broken.add(min(w.jira.issues))
+        site = w.site(poll_interval_s=9999)
+        w.cursor = None
+        w.sync(site)
+        halves = w.jira.asked["search"]
+        w.jira.broken.clear()
+        w.jira.asked.clear()
+        w.cursor = None
+        w.sync(site)
+        assert w.jira.asked["search"] == 1 + 1 + 7 < halves
+        assert w.summaries() == w.truth()
+
+
 def test_a_configured_jira_is_built() -> None:
     with world() as w:
         assert build_extractor(w.settings(), "acme", Path(), print).name == "tracker"
