@@ -32,10 +32,11 @@ AGE_OF_NEWEST = timedelta(hours=1)
 AGE_OF_CHANGES = timedelta(seconds=10)  # a poll finds them half its interval old, seldom at once
 STRIDE = 7919  # from one changed issue to the next: a prime, so that all sorts are among them
 PEOPLE = ("ines", "tom", "wanda", "yusuf", "renovate[bot]")
-WORDS = tuple(
+TEXT = (
     "the pump stops when its valve closes late and a sensor reports pressure above limit after restart "
-    "so we log each cycle in queue order check firmware then retry with slower ramp until flow is stable".split()
+    "so we log each cycle in queue order check firmware then retry with slower ramp until flow is stable"
 )
+WORDS = TEXT.split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +136,9 @@ def _jira(issues: int, *, data_center: bool) -> Site:
     ids = [0]
     for number, moment in _moments(issues):
         with clock.standing_at(moment):
-            fields = {"issuetype": "Bug", "reporter": {"displayName": chance.choice(PEOPLE)}}
-            description = _text(chance, 90)
-            ids.append(
-                jira.create(summary=f"{number}: {_text(chance, 6)}", description=description, **fields)
-            )
+            summary, description = f"{number}: {_text(chance, 6)}", _text(chance, 90)
+            reporter = {"displayName": chance.choice(PEOPLE)}
+            ids.append(jira.create(summary=summary, description=description, reporter=reporter))
             for _ in range(comments_of(number)):
                 clock.pass_s(1)
                 jira.comment(ids[number], _text(chance, 40), author=chance.choice(PEOPLE))

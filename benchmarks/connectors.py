@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,12 @@ IDS_PER_ANSWER = {"jira-cloud": 5000, "jira-data-center": 1000, "github": 100}
 PULLS_PER_QUERY = 100
 MEMORY_GROWTH = 1.10
 """Peak of the largest site over that of the one of 10,000 issues that still counts as flat."""
-REQUESTS_OVER_LEAST = 1.10
-"""What a first reading may take of the least; what is beyond is overlap and what an API asks for besides."""
+REQUESTS_OVER_LEAST = {"jira-cloud": 1.1, "jira-data-center": 3.5, "github": 1.1}
+"""How many times the least a first reading may take.
+
+On Data Center that is ids first, then 500 whole issues at a time: a thousand with all their comments is more than
+some servers can answer in time.
+"""
 
 
 def least_requests(product: Product, step: str, held: Holdings) -> int:
@@ -135,7 +140,7 @@ def misses(rows: Sequence[dict[str, Any]]) -> list[str]:
         short += [
             f"{product}: {row['requests']} requests for {row['site_issues']:,} issues, least {row['least']}"
             for row in reads[-1:]
-            if row["requests"] > REQUESTS_OVER_LEAST * row["least"] + 10
+            if row["requests"] > REQUESTS_OVER_LEAST[product] * row["least"] + 10
         ]
         settled = [row for row in reads if row["site_issues"] >= 10_000]
         if settled and settled[-1]["peak_mib"] > MEMORY_GROWTH * settled[0]["peak_mib"]:
@@ -184,6 +189,7 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
     result: dict[str, Any] = {"benchmark": "connectors", "machine": machine(), "rows": [], "pipeline": []}
     for product in PRODUCTS:
         for issues in sizes_up_to(options.issues):

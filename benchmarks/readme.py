@@ -159,7 +159,8 @@ def section(results: Path, plots: Path) -> str:
         machine = connectors["machine"]
         parts.append(
             f"Live connectors read fakes over HTTP on loopback, on {machine['cores']} cores of "
-            f"{machine['processor']}, commit `{machine['commit']}`:"
+            f"{machine['processor']}, commit `{machine['commit']}`; requests beside the least that the API's pages "
+            "allow, 100 issues changed and looked at again, those answered 304 free:"
         )
         parts.append(connectors_table(connectors["rows"]))
         parts.append(runs_table(connectors["pipeline"]))
