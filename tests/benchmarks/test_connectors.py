@@ -21,7 +21,7 @@ from benchmarks.connector_sites import (
     reviews_of,
     site_of,
 )
-from benchmarks.connectors import least_requests, misses, rows_of, served
+from benchmarks.connectors import least_requests, misses, pipeline_rows, rows_of, served
 from benchmarks.readme import section
 from tests.fakes.serving import serve
 
@@ -106,13 +106,15 @@ def test_the_readme_shows_each_step_of_the_largest_site_and_the_memory_of_all(tm
         for issues, peak in ((1000, 80.4), (10_000, 81.0))
         for name in ("read", "quiet poll")
     ]
-    runs = [{"step": "first run", "site_issues": 500, "seconds": 2.0, "issues_per_s": 250.0}]
+    cost = {"requests": 9, "seconds": 2.0, "cpu_s": 1.0, "peak_mib": 400.0}
+    steps = {"first run": {**cost, "outcomes": {"new": 500}}, "second run": {**cost, "outcomes": {}}}
     figures = {
         "machine": {"cores": 2, "processor": "P", "commit": "c0"},
         "rows": rows,
-        "pipeline": [runs[0] | {"requests": 9, "peak_mib": 400.0}],
+        "pipeline": pipeline_rows(500, {"steps": steps, "load_average": 0.5}),
     }
     (tmp_path / "connectors.json").write_text(json.dumps(figures))
     lines = section(tmp_path, tmp_path).splitlines()
     assert "| GitHub | 100 / 90 | 100 / 90 | 5,000 | 1.0 | 80, 81 |" in lines
-    assert "| first run | 500 | 9 | 2.0 | 250 | 400 |" in lines
+    assert "| first run | 500 | 9 | 2.0 | 1.0 | 250 | 400 |" in lines
+    assert "| second run | 0 | 9 | 2.0 | 1.0 |  | 400 |" in lines
