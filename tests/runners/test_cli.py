@@ -18,43 +18,10 @@ from typer.main import get_command
 from runners import cli
 from schemas.config import Model
 from tests.fakes.git_repo import Repo
-from tests.runners.world import DSN, issue, write_export
+from tests.runners.world import DSN, Headrace, issue, write_export
 from tests.transforms.embedders.tiny_models import write_model
 from transforms.embedders.models import default_cache_dir, locate_model, space_of
 from transforms.postgres import Store
-
-Headrace = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def headrace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Headrace:
-    """Runs a command line in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["headrace", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
-
-
-@pytest.fixture
-def write_config(tmp_path: Path, database: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Writes a configuration on this test's database, with more TOML after it."""
-    monkeypatch.setenv(DSN, database.dsn)
-
-    def write(more: str = "") -> Path:
-        path = tmp_path / "headrace.toml"
-        path.write_text(f'client = "acme"\npostgres.dsn = "env:{DSN}"\n{more}', encoding="utf-8")
-        return path
-
-    return write
-
 
 EXPORT = '[[sources]]\ntype = "export"\nname = "tickets"\npaths = ["a.jsonl"]\n'
 

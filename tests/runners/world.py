@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ WORDS = [
     "pump",
 ]
 DSN = "HEADRACE_TEST_RUN_DSN"
+
+Headrace = Callable[..., tuple[int, str, str]]
+"""Runs a command line; gives exit code, stdout and stderr."""
 
 
 def issue(number: int, day: int = 1, words: int = 30, comments: int = 2) -> dict[str, Any]:
