@@ -60,6 +60,10 @@ class Extractor(Protocol):
         """Records still to come after `cursor`, for an ETA; None when unknown. Cheap."""
         ...
 
+    def close(self) -> None:
+        """Give up what it holds open; it is not used any more."""
+        ...
+
 
 @runtime_checkable
 class Verifiable(Protocol):

@@ -147,6 +147,9 @@ class ExportFiles:
         found = ((str(path), path.stat()) for path in _files(self._settings))
         return repr([(name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in found])
 
+    def close(self) -> None:
+        """Nothing is held open between pages."""
+
     def _files_from(self, cursor: Cursor | None) -> list[Path]:
         files = _files(self._settings)
         names = [str(path) for path in files]

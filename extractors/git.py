@@ -145,6 +145,9 @@ class GitRepository:
             except GitFailed:
                 return None
 
+    def close(self) -> None:
+        """Nothing is held open between pages."""
+
     def census(self) -> Iterator[Sequence[Reference]]:
         """Yield every commit that is to be stored: what the refs reach, of those that make the same change one.
 

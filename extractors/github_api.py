@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from extractors.base import OnWait
-from extractors.http import ApiSession, Policy, retry_after_s
+from extractors.http import ApiSession, BearerToken, Policy, retry_after_s
 from schemas.payloads import parse_json
 from schemas.sections import resolve_secret
 from schemas.sources import GitHubSource
@@ -26,17 +26,6 @@ LONGEST_SECONDARY_WAIT_S = 15 * 60
 MARGIN_S = 1  # the reset is given in whole seconds
 
 _LIMIT = re.compile(r"rate limit|abuse detection", re.IGNORECASE)
-
-
-class BearerToken(httpx.Auth):
-    """A token that stays as it is."""
-
-    def __init__(self, token: str) -> None:
-        self._header = f"Bearer {token}"
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["authorization"] = self._header
-        yield request
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -48,6 +48,17 @@ for _name in ("httpx", "httpcore"):  # they log whole addresses, queries too, an
 
 def _no_pause(answer: httpx.Response, now: datetime) -> float | None:
     return None
+
+
+class BearerToken(httpx.Auth):
+    """A token that stays as it is."""
+
+    def __init__(self, token: str) -> None:
+        self._header = f"Bearer {token}"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["authorization"] = self._header
+        yield request
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ https://confluence.atlassian.com/adminjiraserver/adjusting-your-code-for-rate-li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from datetime import datetime
 
 import httpx
 
 from extractors.base import OnWait
-from extractors.http import Answer, ApiSession, Policy, retry_after_s
+from extractors.http import Answer, ApiSession, BearerToken, Policy, retry_after_s
 from schemas.errors import AccessRefused
 from schemas.payloads import parse_time
 from schemas.sections import resolve_secret
@@ -20,17 +20,6 @@ from schemas.sources import JiraSource
 
 FIRST_WAIT_S = 5  # for a limit that does not say for how long, doubled for each more in a row
 LONGEST_WAIT_S = 300
-
-
-class BearerToken(httpx.Auth):
-    """A personal access token, or one of OAuth."""
-
-    def __init__(self, token: str) -> None:
-        self._header = f"Bearer {token}"
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["authorization"] = self._header
-        yield request
 
 
 def open_session(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from extractors.read import build_extractor
@@ -62,11 +63,11 @@ def _model(config: Config) -> str:
 
 
 def _source(source: Source, config: Config) -> str:
-    extractor = build_extractor(source, config.client, config.data_dir, _not_waiting)
-    for page in extractor.pages(None):
-        if page.read:
-            break
-    expected = extractor.estimate(None)
+    with closing(build_extractor(source, config.client, config.data_dir, _not_waiting)) as extractor:
+        for page in extractor.pages(None):
+            if page.read:
+                break
+        expected = extractor.estimate(None)
     return "readable" if expected is None else f"readable, about {expected:,} records"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -66,14 +67,14 @@ def _verdict(
     build: Callable[..., Extractor],
 ) -> SourceVerdict:
     try:
-        extractor = build(source, config.client, config.data_dir, _not_waiting)
-        if not isinstance(extractor, Verifiable):
-            return SourceVerdict(source.name, not_asked=NOT_VERIFIABLE)
-        with compared(connection, client, source.name, extractor.census()) as difference:
-            examples = {side: _examples(connection, side) for side in get_args(Side)}
-            return SourceVerdict(
-                source.name, difference, {side: some for side, some in examples.items() if some}
-            )
+        with closing(build(source, config.client, config.data_dir, _not_waiting)) as extractor:
+            if not isinstance(extractor, Verifiable):
+                return SourceVerdict(source.name, not_asked=NOT_VERIFIABLE)
+            with compared(connection, client, source.name, extractor.census()) as difference:
+                examples = {side: _examples(connection, side) for side in get_args(Side)}
+                return SourceVerdict(
+                    source.name, difference, {side: some for side, some in examples.items() if some}
+                )
     except PipelineError as error:
         return SourceVerdict(source.name, error=one_line(error))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -94,20 +94,25 @@ def reconcile_sources(
         if dry_run:
             for source, report in pairs:
                 bar.source(source.name, None)
-                with _isolated(report):
-                    _compare(connection, build(source, config.client, config.data_dir, bar.waiting), report)
+                with _isolated(report), _opened(build, source, config, bar) as extractor:
+                    _compare(connection, extractor, report)
             return ReconcileSummary(None, tuple(reports))
         register_clients(connection, config, space)
         with runs.started(connection, config.client, space.space_id) as run_id:
             for source, report in pairs:
                 bar.source(source.name, None)
                 job = job_for(config, source, store, space, run_id)
-                with _isolated(report):
-                    extractor = build(source, config.client, config.data_dir, bar.waiting)
+                with _isolated(report), _opened(build, source, config, bar) as extractor:
                     _reconcile(connection, config, extractor, job, report, force)
             written = any(wrote(report.outcomes) for report in reports)
             indexes = refresh_indexes(connection, config, space, written, bar)
     return ReconcileSummary(run_id, tuple(reports), indexes)
+
+
+def _opened(
+    build: BuildExtractor, source: Source, config: Config, bar: RunProgress
+) -> AbstractContextManager[Extractor]:
+    return closing(build(source, config.client, config.data_dir, bar.waiting))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -132,10 +133,14 @@ def run(
     started, before = time.monotonic(), progress.current()
     bar.step("starting")
     check_ready(config)
-    extractors = [build(source, config.client, config.data_dir, bar.waiting) for source in config.sources]
-    store = open_store(config)
     space = space_of(config.model)
-    with store.connect() as connection:
+    with ExitStack() as opened:
+        extractors = [
+            opened.enter_context(closing(build(source, config.client, config.data_dir, bar.waiting)))
+            for source in config.sources
+        ]
+        store = open_store(config)
+        connection = opened.enter_context(store.connect())
         register_clients(connection, config, space)
         with runs.started(connection, config.client, space.space_id) as run_id:
             outcomes: dict[str, Counter[str]] = {}

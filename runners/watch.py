@@ -262,7 +262,7 @@ class _Watch:
             if error is None:
                 watched.next_poll_at = after_success(look.started_at, now, interval_s)
             else:
-                watched.extractor = None
+                _close(watched)
                 asked_s = error.retry_after_s if isinstance(error, RateLimited) else None
                 watched.next_poll_at = now + timedelta(
                     seconds=back_off_s(watched.failures, interval_s, asked_s)
@@ -318,7 +318,7 @@ class _Watch:
             look.watched.lost.append(look.thread)
         name = look.watched.source.name
         silent = SourceTimeout(f"source {name!r} gave nothing for {STUCK_AFTER_S / 60:.0f} minutes: given up")
-        look.watched.extractor = None
+        _close(look.watched)
         self._handle_ended(look, silent)
 
     def _note_heard(self, now_s: float) -> None:
@@ -355,6 +355,15 @@ class _Watch:
                 if watched.look is not None and watched.look.recorded:
                     runs.finish_run(self._connection, watched.look.run_id, "interrupted")
                 watched.look = None
+                _close(watched)
             for client in owners(self._config):
                 names = [watched.source.name for watched in self._watched if watched.client == client]
                 note_left(self._connection, client, names)
+
+
+def _close(watched: Watched) -> None:
+    """Let go of a source's reader; where a thread hangs in it, that may end it."""
+    extractor, watched.extractor = watched.extractor, None
+    if extractor is not None:
+        with suppress(Exception):
+            extractor.close()

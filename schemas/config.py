@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from schemas.errors import BadConfig, MissingFile
-from schemas.sections import SecretReference, Section
+from schemas.sections import ClientName, SecretReference, Section
 from schemas.sources import SOURCE_TYPES, ExportSource, GitSource, Source
 from schemas.spaces import Precision
 
@@ -154,7 +154,7 @@ class Config(Section):
         data_dir: embedded Postgres, FAISS indexes; relative to the file.
     """
 
-    client: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    client: ClientName = "default"
     data_dir: Path = Path(".headrace")
     postgres: Postgres = Postgres()
     model: Model = Model()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from schemas.errors import BadConfig
 
@@ -45,5 +45,6 @@ def _is_reference(value: str) -> str:
     return value
 
 
+ClientName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 SecretReference = Annotated[str, AfterValidator(_is_reference)]
 """Names where a secret is, see `resolve_secret`."""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from schemas.clone_urls import LOOPBACK, CloneUrl, RefGlob, host_of, protocol_of
-from schemas.sections import SecretReference, Section
+from schemas.sections import ClientName, SecretReference, Section
 
 
 def _is_web_address(value: str) -> str:
@@ -35,7 +35,7 @@ class SourceSettings(Section):
     """
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
-    client: str | None = None
+    client: ClientName | None = None
     bots: tuple[str, ...] = ("*[[]bot]", "*-bot", "*bot-gh", "dependabot*", "codecov*")
     comments: bool = True
     poll_interval_s: float = Field(default=60, gt=0)

@@ -90,6 +90,9 @@ class MemorySource:
     def estimate(self, cursor: Cursor | None) -> int | None:
         return None
 
+    def close(self) -> None:
+        return
+
     # Verifiable
 
     def census(self) -> Iterator[Sequence[Reference]]:

@@ -52,6 +52,9 @@ class FakeSource:
     def estimate(self, cursor: Cursor | None) -> int | None:
         return None
 
+    def close(self) -> None:
+        return
+
     def census(self) -> Iterator[Sequence[Reference]]:
         yield [Reference(Kind.ISSUE, native_id) for native_id in self.texts]
 
