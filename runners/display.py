@@ -262,7 +262,9 @@ def print_source_verdicts(console: Console, verdicts: Sequence[SourceVerdict]) -
     for verdict in verdicts:
         for side, some in verdict.examples.items():
             console.print(f"  {verdict.source}, missing in {side}: {', '.join(some)}", highlight=False)
-    if not all(verdict.ok for verdict in verdicts):
+    if any(verdict.error for verdict in verdicts):
+        console.print(Text("Not every source could be asked.", style="red"))
+    if any(not verdict.ok and not verdict.error for verdict in verdicts):
         console.print(Text("Sources and Postgres differ: run `headrace reconcile`.", style="red"))
 
 
