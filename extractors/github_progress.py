@@ -15,7 +15,10 @@ from schemas.documents import BEGINNING
 from schemas.ids import digest
 
 MAX_GIVEN = 500  # records of the overlap that are remembered, the newest
-SHORT_LIST = 50  # records; a list that is no longer is asked for from the same moment on, for its ETag
+SHORT_LIST = (
+    29  # records; a list that is no longer is asked for from the same moment on, for its ETag: a page that
+)
+# may be full (at 30, where `per_page` is not heeded) stays as it is, and so does its ETag, when more come after it
 WARM = timedelta(seconds=2)  # times have whole seconds: what changed just now may change again unseen
 
 

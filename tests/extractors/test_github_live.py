@@ -88,6 +88,13 @@ def test_a_change_costs_one_request_and_is_given_once(world: World) -> None:
     assert world.asked() == {"/issues 304": 1, "/issues/comments 304": 1, "/pulls/comments 304": 1}
 
 
+def test_a_full_page_does_not_hide_what_comes_after_it(world: World) -> None:
+    world.github.page_size = 30  # whatever is asked for
+    for number in range(1, 36):
+        world.github.create(world.sluice)
+        assert [record.locator for record in world.read()] == [f"acme/sluice#{number}"]
+
+
 def test_pull_requests_that_are_rare_in_a_list_are_asked_about_together(world: World) -> None:
     for number in range(700):
         world.github.create(world.sluice, pull=number % 10 == 0)
