@@ -206,7 +206,7 @@ class GitHubRepositories:
             fresh = [item for item in page.items if not given or given.get(item.native_id) != state_of(item)]
             outcomes, skipped, halves = self._outcomes(fresh)
             outcomes += [self._dead_letter(value, repository, stream) for value in page.unreadable]
-            reading.add([item for item in page.items if item.native_id not in halves])
+            reading.add([item for item in page.items if item.native_id not in halves], is_whole=not halves)
             mark = state.marks.get(stream.name)
             if page.is_last:
                 state.marks[stream.name] = reading.mark(is_only=page.is_only)

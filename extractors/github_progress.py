@@ -138,8 +138,14 @@ class Pass:
         self._newest: datetime | None = None
         self._recent: list[tuple[datetime, str, str]] = []
 
-    def add(self, items: Sequence[Item]) -> None:
-        """Items of the next page, in its order."""
+    def add(self, items: Sequence[Item], *, is_whole: bool = True) -> None:
+        """Items of the next page, in its order.
+
+        Args:
+            is_whole: False where others of that page have to be looked at again, though the list stays as it is.
+        """
+        if not is_whole:
+            self._etag = None
         for item in items:
             self._newest = max(self._newest or item.updated_at, item.updated_at)
         self._recent += [(item.updated_at, item.native_id, state_of(item)) for item in items]

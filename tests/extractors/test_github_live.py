@@ -88,6 +88,15 @@ def test_a_change_costs_one_request_and_is_given_once(world: World) -> None:
     assert world.asked() == {"/issues 304": 1, "/issues/comments 304": 1, "/pulls/comments 304": 1}
 
 
+def test_a_pull_request_whose_branches_could_not_be_had_is_asked_for_again(world: World) -> None:
+    number = world.github.create(world.sluice, pull=True)
+    hidden = world.sluice.pulls.pop(number)
+    assert [record.format for record in world.read()] == [Format.GITHUB_ISSUE]
+    world.sluice.pulls[number] = hidden
+    assert [record.format for record in world.read()] == [Format.GITHUB_PULL]
+    assert world.read() == []
+
+
 def test_a_full_page_does_not_hide_what_comes_after_it(world: World) -> None:
     world.github.page_size = 30  # whatever is asked for
     for number in range(1, 36):
