@@ -113,5 +113,7 @@ def _why_refused(status: int, headers: httpx.Headers) -> str:
     if asks_for_captcha or headers.get("x-seraph-loginreason", "") == "AUTHENTICATION_DENIED":
         return "after failed logins it asks for a CAPTCHA: log in once in a browser as this account"
     if status == 403:
-        return "the account may not read this: it needs Browse projects, a scoped token read:jira-work and -user"
+        return (
+            "the account may not read this: it needs Browse projects, a scoped token read:jira-work and -user"
+        )
     return "user and token do not belong together, or the token has expired or was revoked"

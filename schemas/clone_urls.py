@@ -13,7 +13,9 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SCP = re.compile(r"(?:\w[\w.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?![:-])(?!//)[^\s]+", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9A-Fa-f:.]+", re.ASCII)
 _USER = re.compile(r"\w[\w.-]*", re.ASCII)
-_EXPECTED = "expected https://, http://, ssh://, git://, file://, user@host:path, or a path that begins with /"
+_EXPECTED = (
+    "expected https://, http://, ssh://, git://, file://, user@host:path, or a path that begins with /"
+)
 
 
 def protocol_of(url: str) -> str:
