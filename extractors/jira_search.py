@@ -88,19 +88,32 @@ class JiraSearch:
         total = body.get("count", body.get("total")) if isinstance(body, dict) else None
         return total if isinstance(total, int) else None
 
-    def within(self, ids: Sequence[str]) -> set[str]:
-        """Those that meet the condition of this source. Cloud is asked for the state of now, not of its index."""
+    def sides(self, ids: Sequence[str]) -> tuple[set[str], set[str]]:
+        """(those that meet the condition of this source, those that do not).
+
+        Those that the search does not know, while it lags or is indexed anew, are in neither. Cloud is asked for the
+        state of now, not of its index.
+        """
         if not self._within:
-            return set(ids)
+            return set(ids), set()
+        inside = self._among(self._within, ids)
+        others = [each for each in ids if each not in inside]
+        return inside, self._among("", others)
+
+    def _among(self, within: str, ids: Sequence[str]) -> set[str]:
+        """Those of some ids that meet a condition, page after page: a page may have fewer than were asked for."""
         found: set[str] = set()
         for start in range(0, len(ids), CONSISTENT_IDS):
             some = ids[start : start + CONSISTENT_IDS]
-            query = self._api.among(self._within, some, ["id"])
+            query = self._api.among(within, some, ["id"])
             if self._api.is_cloud:
                 query["reconcileIssues"] = [int(each) for each in some]
-            found |= {
-                issue_id(each) for each in issues_of(self._api.post(self._api.search_path, query))
-            } & set(some)
+            paginator: Paginator = NextPageToken() if self._api.is_cloud else StartAt()
+            request: PageRequest | None = PageRequest(self._api.search_path, body=query)
+            while request is not None:
+                answer = self._api.post(request.path, request.body)
+                found |= {issue_id(each) for each in issues_of(answer)} & set(some)
+                request = paginator(request, answer)
         return found
 
     def _token_pages(self, order: Order, since_ms: int, fields: list[str], most: int) -> Iterator[RowPage]:

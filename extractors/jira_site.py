@@ -168,7 +168,7 @@ class JiraSite:
         """Look at issues by id. Gone is what Jira has no more for this account, and what left the projects or filter.
 
         Jira says 404 of what it hides, too: a loss of permission looks like a deletion. Nothing is said of an issue
-        that is refused (403), nor of what is no issue.
+        that is refused (403) or that the search does not know, nor of what is no issue.
 
         Raises:
             SetupError, RetryableError: the site cannot be asked, or refuses the credentials.
@@ -186,8 +186,8 @@ class JiraSite:
         for number in ids:
             if not found.knows(number):
                 found.add(api.issues.look(number))
-        inside = api.search.within(list(found.issues))
-        reasons = dict.fromkeys(found.issues.keys() - inside, OUTSIDE)
+        inside, outside = api.search.sides(list(found.issues))
+        reasons = dict.fromkeys(outside, OUTSIDE)
         for number, status in found.absent.items():
             if status in GONE:
                 reasons[number] = f"Jira answers {status}: deleted, or hidden from this account"

@@ -301,6 +301,23 @@ def test_what_joined_the_projects_a_moment_ago_is_not_gone(cloud: World) -> None
     assert looked_at(cloud, number, projects=["ABC"]).tombstones == ()
 
 
+def test_pages_with_fewer_issues_than_asked_for_bury_none(w: World) -> None:
+    w.jira.page_cap = 2
+    ids = [w.jira.create("ABC", summary="a") for _ in range(5)]
+    leaves = w.jira.create("XYZ", summary="b")
+    found = looked_at(w, *ids, leaves, projects=["ABC"])
+    assert [int(record.native_id) for record in found.records] == ids
+    assert [int(tombstone.native_id) for tombstone in found.tombstones] == [leaves]
+
+
+def test_nothing_is_said_of_an_issue_that_the_search_does_not_know(w: World) -> None:
+    number = w.jira.create("ABC", summary="a")
+    w.jira.catch_up()
+    del w.jira.index[number]  # as while it is indexed anew
+    found = looked_at(w, number, projects=["ABC"])
+    assert (found.records, found.tombstones) == ((), ())
+
+
 @pytest.mark.parametrize(
     "native_id", ["", "ABC-1", "1) OR (id > 0", "../myself", "1" * 30, "commit:4", "１２"]
 )
