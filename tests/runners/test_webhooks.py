@@ -390,12 +390,17 @@ def test_the_command_listens_until_it_is_told_to_stop(
         cwd=Path(__file__).parents[2],
     ) as process:
         assert process.stdout
+        assert process.stderr
         first = process.stdout.readline()
-        assert first.startswith("listening on http://127.0.0.1:"), process.communicate()
+        assert first.startswith("listening on http://127.0.0.1:"), process.stderr.read()
         with httpx.Client(base_url=first.split()[2].rstrip(";"), trust_env=False) as client:
             assert _post(client).text == "stored"
         process.send_signal(signal.SIGTERM)
-        rest, errors = process.communicate(timeout=20)
+        process.wait(timeout=20)
+        rest, errors = (
+            process.stdout.read(),
+            process.stderr.read(),
+        )  # communicate() would skip what is buffered
     assert (process.returncode, errors) == (0, "")
     assert "/github/team/repos" in rest
     assert len(_kept(connection)) == 1
