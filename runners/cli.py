@@ -408,6 +408,8 @@ def _interruptible() -> Iterator[None]:
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
+    # A connection that is cut off in mid-command warns that it cannot roll back; the server does.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     raise KeyboardInterrupt
 
 
