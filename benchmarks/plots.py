@@ -78,7 +78,7 @@ def quality_points(
     Args:
         retrieval: precision -> figures of `benchmarks.retrieval`.
     """
-    wanted = ("stsb_spearman", "scifact_vector_ndcg", "jira_vector_ndcg")
+    wanted = ("stsb_spearman", "scifact_exhaustive_ndcg", "jira_exhaustive_ndcg")
     rates = {row["contender"]: row.get("texts_per_s") for row in engines["rows"] if row["corpus"] == "mixed"}
     return [
         (precision, rate, {name: found["figures"][name] for name in wanted})

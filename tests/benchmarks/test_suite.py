@@ -159,7 +159,7 @@ def test_the_whole_job_is_held_against_the_bare_engine_and_beams_own_job() -> No
 
 def test_quality_is_drawn_for_precisions_with_a_rate() -> None:
     rows = [{"contender": "headrace exact", "corpus": "mixed", "texts_per_s": 5.0}]
-    figures = {"stsb_spearman": 1.0, "scifact_vector_ndcg": 2.0, "jira_vector_ndcg": 3.0}
+    figures = {"stsb_spearman": 1.0, "scifact_exhaustive_ndcg": 2.0, "jira_exhaustive_ndcg": 3.0}
     points = quality_points({"rows": rows}, {"exact": {"figures": figures}, "fast": {"figures": figures}})
     assert points == [("exact", 5.0, figures)]
 
