@@ -349,16 +349,19 @@ class _Watch:
             update_index(self._connection, self._config.data_dir, self._space, client, self._config.faiss)
 
     def _leave(self) -> None:
-        """Note what is cut off; the threads that read go with the process."""
-        with suppress(psycopg.Error):
+        """Note what is cut off; the threads that read go with the process.
+
+        Over a connection of its own: a signal may have come in the middle of a command of the other.
+        """
+        with suppress(psycopg.Error, PipelineError), self._store.connect() as connection:
             for watched in self._watched:
                 if watched.look is not None and watched.look.recorded:
-                    runs.finish_run(self._connection, watched.look.run_id, "interrupted")
+                    runs.finish_run(connection, watched.look.run_id, "interrupted")
                 watched.look = None
                 _close(watched)
             for client in owners(self._config):
                 names = [watched.source.name for watched in self._watched if watched.client == client]
-                note_left(self._connection, client, names)
+                note_left(connection, client, names)
 
 
 def _close(watched: Watched) -> None:
