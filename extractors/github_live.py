@@ -206,7 +206,7 @@ class GitHubRepositories:
             fresh = [item for item in page.items if not given or given.get(item.native_id) != state_of(item)]
             outcomes, skipped, halves = self._outcomes(fresh)
             outcomes += [self._dead_letter(value, repository, stream) for value in page.unreadable]
-            reading.add([item for item in page.items if item.native_id not in halves], is_whole=not halves)
+            reading.add(page.items, halves)
             mark = state.marks.get(stream.name)
             if page.is_last:
                 state.marks[stream.name] = reading.mark(is_only=page.is_only)
@@ -224,7 +224,7 @@ class GitHubRepositories:
         """Records of listed items, pull requests with their reviews; reasons of what is none of ours.
 
         Returns:
-            Last, native ids of pull requests whose branches could not be had, to be asked again.
+            Last, native ids of pull requests whose branches could not be had.
         """
         outcomes: list[Outcome] = [self._record(item) for item in items if item.kind is not Kind.PULL]
         skipped, halves = Counter[str](), set[str]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,10 +15,9 @@ from schemas.documents import BEGINNING
 from schemas.ids import digest
 
 MAX_GIVEN = 500  # records of the overlap that are remembered, the newest
-SHORT_LIST = (
-    29  # records; a list that is no longer is asked for from the same moment on, for its ETag: a page that
-)
-# may be full (at 30, where `per_page` is not heeded) stays as it is, and so does its ETag, when more come after it
+# A list of no more records is asked for from the same moment on, for its ETag. A page that may be full (at 30, where
+# `per_page` is not heeded) stays as it is, and so does its ETag, when more come after it.
+SHORT_LIST = 29
 WARM = timedelta(seconds=2)  # times have whole seconds: what changed just now may change again unseen
 
 
@@ -137,17 +136,20 @@ class Pass:
         self._overlap = overlap
         self._newest: datetime | None = None
         self._recent: list[tuple[datetime, str, str]] = []
+        self._again: set[str] = set()
 
-    def add(self, items: Sequence[Item], *, is_whole: bool = True) -> None:
+    def add(self, items: Sequence[Item], halves: Container[str] = ()) -> None:
         """Items of the next page, in its order.
 
         Args:
-            is_whole: False where others of that page have to be looked at again, though the list stays as it is.
+            halves: native ids of those that a part could not be had of. They are given again by every poll within
+                the overlap of their change, though the list stays as it is; what comes later a sweep finds.
         """
-        if not is_whole:
-            self._etag = None
         for item in items:
             self._newest = max(self._newest or item.updated_at, item.updated_at)
+            if item.native_id in halves and item.updated_at > self._answered_at - self._overlap:
+                self._etag = None
+                self._again.add(item.native_id)
         self._recent += [(item.updated_at, item.native_id, state_of(item)) for item in items]
         self._recent = self._recent[-MAX_GIVEN:]
 
@@ -157,14 +159,16 @@ class Pass:
         Args:
             is_only: there was one page.
         """
-        is_short = is_only and len(self._recent) <= SHORT_LIST
-        since = self._since if is_short else self._next_since()
+        following = self._next_since()
+        is_far_enough_back = self._since is None or following is None or self._since <= following
+        is_short = is_only and len(self._recent) <= SHORT_LIST and is_far_enough_back
+        since = self._since if is_short else following
         calm = self._answered_at - WARM
         is_calm = self._newest is None or self._newest <= calm
         given = {
             native_id: state
             for updated_at, native_id, state in self._recent
-            if updated_at <= calm and (since is None or updated_at >= since)
+            if updated_at <= calm and (since is None or updated_at >= since) and native_id not in self._again
         }
         return Mark(since, self._etag if is_short and is_calm else None, given)
 

@@ -97,6 +97,48 @@ def test_a_pull_request_whose_branches_could_not_be_had_is_asked_for_again(world
     assert world.read() == []
 
 
+def test_a_pull_request_whose_branches_stay_away_costs_nothing_once_the_overlap_is_over(world: World) -> None:
+    for _ in range(40):
+        world.sluice.pulls.pop(world.github.create(world.sluice, pull=True))
+    again = [len(world.read()) for _ in range(8)]
+    assert again == [40, 40, 40, 40, 40, 0, 0, 0]
+    world.asked()
+    world.read()
+    assert world.asked() == {"/issues 304": 1, "/issues/comments 304": 1, "/pulls/comments 304": 1}
+
+
+def test_branches_that_could_not_be_had_are_asked_for_again_after_a_crash_too(world: World) -> None:
+    world.github.create(world.sluice)
+    world.read()
+    number = world.github.create(world.sluice, pull=True)
+    hidden = world.sluice.pulls.pop(number)
+    for _ in range(500):  # five pages are gathered
+        world.clock.moment += timedelta(seconds=0.25)
+        world.github.create(world.sluice)
+    with world.source() as source:
+        page = next(source.pages(world.cursor))
+    assert page.cursor != world.cursor
+    world.cursor = orjson.loads(orjson.dumps(page.cursor))
+    world.sluice.pulls[number] = hidden
+    world.read()
+    assert Format.GITHUB_PULL in {record.format for record in world.read()}
+
+
+def test_what_is_listed_late_is_given_by_the_poll_after_a_run_that_was_cut_off(world: World) -> None:
+    sluice = world.sluice
+    for _ in range(120):
+        world.github.create(sluice)
+        world.clock.moment += timedelta(seconds=1)
+    world.github.vanish(sluice, 98)  # listed with its neighbours, but later
+    with world.source() as source:
+        page = next(source.pages(None))
+    world.cursor = orjson.loads(orjson.dumps(page.cursor))
+    assert len(page.records) == 100
+    world.read()
+    world.github.silent_update(sluice, 98)
+    assert "acme/sluice#98" in {record.locator for record in world.read()}
+
+
 def test_a_full_page_does_not_hide_what_comes_after_it(world: World) -> None:
     world.github.page_size = 30  # whatever is asked for
     for number in range(1, 36):
