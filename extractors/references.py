@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from heapq import merge
+from itertools import repeat
 
 from schemas.documents import Link
 
@@ -10,23 +13,38 @@ MAX_LINKS = 1000
 """Most links of one text; a pasted change log names no more that anyone would follow."""
 
 _NUMBER = r"[1-9][0-9]{0,6}"
-_REFERENCE = re.compile(
-    rf"""
-      (?P<url> https?://[^\s<>"'`|\\^{{}}\[\]]+ )
-    | (?P<jira>
-        (?<! [0-9A-Za-z] ) (?<! [0-9A-Fa-f]{{4}}- )       # the second: inside a UUID
-        [A-Z][A-Z0-9]{{1,19}} - {_NUMBER}
-        (?! [0-9A-Za-z] | \.[0-9] | -[0-9A-Fa-f]{{4}}- ) )
-    | (?P<repo_issue>
-        (?<! [\w./@-] )
-        [A-Za-z0-9][A-Za-z0-9-]{{0,38}} / [\w.-]{{1,100}} \# {_NUMBER} (?! \w | \.[0-9] ) )
-    | (?P<issue>
-        (?<! [\w&\#/] ) (?<! \]\( ) (?<! =["'] )          # an entity, an anchor
-        \# {_NUMBER} (?! \w | \.[0-9] ) )
-    | (?P<commit> (?<! [\w\#] ) [0-9a-f]{{40}} (?! \w ) )
-    """,
-    re.VERBOSE | re.ASCII,
-)
+# Each with what must stand somewhere in a text that has one, and each beginning with what can be skipped to fast:
+# most texts are mostly prose, and one expression for all kinds would try all of them at every character of it.
+_KINDS = {
+    "url": (re.compile("://"), re.compile(r"https?://[^\s<>\"'`|\\^{}\[\]]+", re.ASCII)),
+    "jira": (
+        re.compile(r"-(?<=[A-Z0-9]-)[1-9]"),
+        re.compile(
+            r"[A-Z](?<![0-9A-Za-z].)(?<![0-9A-Fa-f]{4}-.)"  # the second: inside a UUID
+            rf"[A-Z0-9]{{1,19}}-{_NUMBER}(?![0-9A-Za-z]|\.[0-9]|-[0-9A-Fa-f]{{4}}-)"
+        ),
+    ),
+    "repo_issue": (
+        re.compile(r"#(?<=[\w.-]#)[1-9]", re.ASCII),
+        re.compile(
+            r"[A-Za-z0-9](?<![\w./@-].)"
+            rf"[A-Za-z0-9-]{{0,38}}/[\w.-]{{1,100}}\#{_NUMBER}(?!\w|\.[0-9])",
+            re.ASCII,
+        ),
+    ),
+    "issue": (
+        re.compile(r"#[1-9]"),
+        re.compile(
+            r"\#(?<![\w&\#/].)(?<!\]\(.)(?<!=[\"'].)"  # an entity, an anchor
+            rf"{_NUMBER}(?!\w|\.[0-9])",
+            re.ASCII,
+        ),
+    ),
+    "commit": (
+        re.compile(r"[0-9a-f]{40}"),
+        re.compile(r"[0-9a-f](?<![\w\#].)[0-9a-f]{39}(?!\w)", re.ASCII),
+    ),
+}
 _GITHUB_URL = re.compile(
     r"https?://(?:www\.)?github\.(?:com|[\w.-]+)(?::\d+)?/(?P<repository>[\w.-]+/[\w.-]+)/"
     rf"(?:(?:issues|pull)/(?P<number>{_NUMBER})|commit/(?P<sha>[0-9a-f]{{40}}))(?!\w)",
@@ -66,8 +84,8 @@ def find_references(text: str, repository: str = "") -> tuple[Link, ...]:
         At most `MAX_LINKS`.
     """
     relations: dict[tuple[str, str], str] = {}
-    for match in _REFERENCE.finditer(text):
-        target = _target(match, repository)
+    for kind, match in _matches(text):
+        target = _target(kind, match, repository)
         if target is None or (len(relations) == MAX_LINKS and target not in relations):
             continue
         start = match.start()
@@ -78,10 +96,24 @@ def find_references(text: str, repository: str = "") -> tuple[Link, ...]:
     return tuple(Link(relation, kind, key) for (kind, key), relation in relations.items())
 
 
-def _target(match: re.Match[str], repository: str) -> tuple[str, str] | None:
+def _matches(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """What looks like a reference, in order, with its kind; nothing is read within what was read as another."""
+    found = (
+        zip(repeat(kind), pattern.finditer(text))
+        for kind, (hint, pattern) in _KINDS.items()
+        if hint.search(text)
+    )
+    reached = 0
+    for kind, match in merge(*found, key=lambda item: item[1].start()):
+        if match.start() >= reached:
+            reached = match.end()
+            yield kind, match
+
+
+def _target(kind: str, match: re.Match[str], repository: str) -> tuple[str, str] | None:
     """Kind and key of what was found, None if it only looks like a reference."""
     found = match[0]
-    match match.lastgroup:
+    match kind:
         case "url":
             return _url_target(found)
         case "jira":
