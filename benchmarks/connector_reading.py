@@ -175,6 +175,7 @@ def run_pipeline(url: str) -> Facts:
                 def one_run(config: Config = config) -> Facts:
                     with run_progress(Console(stderr=True), visible=False) as bar:
                         summary = run(config, bar)
+                    assert summary.ok, summary.failures
                     return {"outcomes": dict(summary.totals), "vectors": summary.quality.vectors}
 
                 with peak_memory() as peak:

@@ -57,6 +57,7 @@ def measure(config: Config, console: Console) -> tuple[RunSummary, float, int]:
         started = time.perf_counter()
         summary = run(config, bar)
         seconds = time.perf_counter() - started
+    assert summary.ok, summary.failures
     return summary, seconds, peak.bytes
 
 

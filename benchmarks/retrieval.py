@@ -117,7 +117,8 @@ def jira_duplicates(data: Path, config: Config, console: Console) -> dict[str, f
     export = (data / "jira" / "jira_v2_tidev.jsonl.gz").resolve()
     source = ExportSource(type="export", name="jira", paths=(str(export),), comments=False)
     with run_progress(console, visible=console.is_terminal) as bar:
-        run(config.model_copy(update={"sources": (source,)}), bar)
+        summary = run(config.model_copy(update={"sources": (source,)}), bar)
+    assert summary.ok, summary.failures
     relevant = _judgements(data / "retrieval" / "jira_duplicates_qrels.tsv")
     summaries = {
         issue["key"]: issue["fields"].get("summary") or issue["key"]

@@ -78,7 +78,8 @@ def _print_json(value: object) -> None:
 def run(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Read what changed in every source, embed it, store it, bring the FAISS index up to date.
 
-    Resumable: stopped at any moment, the next run goes on where it was. Beam options may follow `--`.
+    Resumable: stopped at any moment, the next run goes on where it was. A source that cannot be read keeps no other
+    from it; why is said at the end, with exit code 1. Beam options may follow `--`.
     """
     from runners.progress_bar import run_progress
     from runners.slices import run as run_slices
@@ -88,8 +89,12 @@ def run(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, as_json: 
         summary = run_slices(settings, bar, context.args)
     if as_json:
         _print_json(display.summary_as_dict(summary))
-    else:
+    elif summary.ok or summary.totals:
         display.print_summary(out, summary)
+    for source, reason in summary.failures.items():
+        _complain(display.failure_line(source, reason))
+    if not summary.ok:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=_example('headrace search "gate jams in frost" --kind issue --since 2025-01-01'))
@@ -407,6 +412,10 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def _complain(reason: str) -> None:
+    err.print(f"headrace: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
 def _interrupt(signum: int, frame: object) -> NoReturn:
     # A connection that is cut off in mid-command warns that it cannot roll back; the server does.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
@@ -425,7 +434,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except PipelineError as error:
-        err.print(f"headrace: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _complain(str(error))
         sys.exit(1)
 
 

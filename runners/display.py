@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -82,7 +83,14 @@ def summary_as_dict(summary: RunSummary) -> dict[str, Any]:
         "waited_for_engine_s": round(summary.work.wait_s, 3),
         "quality": {**dataclasses.asdict(summary.quality), "quality_score": summary.quality.quality_score},
         "indexes": {client: dataclasses.asdict(report) for client, report in summary.indexes.items()},
+        "failures": summary.failures,
     }
+
+
+def failure_line(source: str, reason: str) -> str:
+    """Which source could not be read, and why; most reasons name it themselves."""
+    named = re.search(rf"source ['\"]?{re.escape(source)}(?!\w)", reason)
+    return reason if named else f"{source}: {reason}"
 
 
 def print_summary(console: Console, summary: RunSummary) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from runners.direct import run_bounded
 from runners.progress_bar import RunProgress
 from schemas.config import Config, Slices
 from schemas.documents import SourceRecord
-from schemas.errors import BadConfig, CountsDoNotAddUp
+from schemas.errors import BadConfig, CountsDoNotAddUp, PipelineError
 from schemas.outcomes import SKIPPED_PREFIX, Outcome
 from schemas.quality import QualityReport
 from schemas.sources import Source
@@ -41,7 +41,7 @@ from transforms.postgres import Store, open_store
 from transforms.progress import Counts
 from transforms.quality_reports import summarise_run
 from transforms.sinks.faiss_index import IndexReport, update_index
-from transforms.source_states import note_changed, noted
+from transforms.source_states import note_changed, noted, one_line
 from transforms.spaces import analyze, build_vector_index, register_space
 from transforms.usage import RunUsage, usage_of_run
 
@@ -67,6 +67,7 @@ class RunSummary:
         tokens_truncated: of those, in no chunk.
         work: in this process, the engine's time and that of the steps beside it among it.
         indexes: for each client, what became of its FAISS index.
+        failures: for each source that could not be read to its end, why, on one line.
     """
 
     run_id: UUID
@@ -79,6 +80,11 @@ class RunSummary:
     quality: QualityReport
     work: Counts
     indexes: dict[str, IndexReport] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
 
     @property
     def totals(self) -> Counter[str]:
@@ -124,36 +130,42 @@ def run(
 ) -> RunSummary:
     """Bring the index up to date with every configured source, then its FAISS files.
 
+    A source that cannot be read does not keep the others from it.
+
     Args:
         pipeline_args: Beam options for each slice.
         build: makes the reader of a source.
     Raises:
-        PipelineError: of any kind; what was committed before stays, and a later run goes on from there.
+        PipelineError: something that all sources need is not there, or what was read cannot be stored; what was
+            committed before stays, and a later run goes on from there.
     """
     started, before = time.monotonic(), progress.current()
     bar.step("starting")
     check_ready(config)
-    space = space_of(config.model)
-    with ExitStack() as opened:
-        extractors = [
-            opened.enter_context(closing(build(source, config.client, config.data_dir, bar.waiting)))
-            for source in config.sources
-        ]
-        store = open_store(config)
-        connection = opened.enter_context(store.connect())
+    space, store = space_of(config.model), open_store(config)
+    with store.connect() as connection:
         register_clients(connection, config, space)
         with runs.started(connection, config.client, space.space_id) as run_id:
             outcomes: dict[str, Counter[str]] = {}
+            failures: dict[str, str] = {}
             tokens: Counter[str] = Counter()
             first_row_id = runs.next_row_id(connection)
-            for source, extractor in zip(config.sources, extractors, strict=True):
+            for source in config.sources:
                 job = job_for(config, source, store, space, run_id)
-                outcomes[source.name] = _run_source(
-                    connection, extractor, job, config.slices, bar, pipeline_args, tokens
-                )
+                of_source = outcomes[source.name] = Counter()
+                try:
+                    read = _run_source(connection, config, source, job, bar, build, pipeline_args)
+                    for counts, slice_tokens in read:
+                        of_source += counts
+                        tokens += slice_tokens
+                except _Unreadable as error:
+                    failures[source.name] = one_line(error)
             indexes = refresh_indexes(connection, config, space, any(map(wrote, outcomes.values())), bar)
             quality = summarise_run(connection, config.client, run_id, space.space_id, first_row_id)
             usage = usage_of_run(connection, run_id)
+            if failures:
+                said = "; ".join(f"{name}: {why}" for name, why in failures.items())
+                runs.finish_run(connection, run_id, "failed", said)
     return RunSummary(
         run_id=run_id,
         space=space,
@@ -165,6 +177,7 @@ def run(
         quality=quality,
         work=progress.current().since(before),
         indexes=indexes,
+        failures=failures,
     )
 
 
@@ -234,26 +247,48 @@ def refresh_indexes(
     return indexes
 
 
+class _Unreadable(PipelineError):
+    """Reading a source failed, as its argument says; not storing what it gave, which concerns all sources."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except PipelineError as error:
+        raise _Unreadable(error) from error
+
+
 def _run_source(
     connection: psycopg.Connection,
-    extractor: Extractor,
+    config: Config,
+    source: Source,
     job: IngestJob,
-    limits: Slices,
     bar: RunProgress,
+    build: BuildExtractor,
     pipeline_args: Sequence[str],
-    tokens: Counter[str],
-) -> Counter[str]:
-    source = job.source
+) -> Iterator[tuple[Counter[str], Counter[str]]]:
+    """Store what a source has, slice by slice; outcomes and tokens of each.
+
+    Raises:
+        _Unreadable: the source could not be read to its end.
+        PipelineError: a slice could not be stored.
+    """
     cursor = runs.load_cursor(connection, job.client, source.name, job.space.space_id, job.processing)
-    total: Counter[str] = Counter()
+    bar.source(source.name, None)
     with noted(connection, job.client, source.name, "poll"):
-        bar.source(source.name, None)
-        bar.expect(extractor.estimate(cursor))  # may clone first, which is shown
-        for piece in cut(extractor.pages(cursor), limits):
-            counts, slice_tokens = store_slice(connection, job, piece, pipeline_args)
-            total += counts
-            tokens += slice_tokens
-    return total
+        with _reading():
+            extractor = build(source, config.client, config.data_dir, bar.waiting)
+        with closing(extractor):
+            with _reading():
+                bar.expect(extractor.estimate(cursor))  # may clone first, which is shown
+            for piece in _slices(extractor, cursor, config.slices):
+                yield store_slice(connection, job, piece, pipeline_args)
+
+
+def _slices(extractor: Extractor, cursor: Cursor | None, limits: Slices) -> Iterator[Slice]:
+    with _reading():
+        yield from cut(extractor.pages(cursor), limits)
 
 
 def needs_work(connection: psycopg.Connection, job: IngestJob, pages: Sequence[Page]) -> bool:

@@ -46,7 +46,8 @@ def started(connection: psycopg.Connection, client: str, space_id: str) -> Itera
     Args:
         connection: stays open for the length of the run and holds its lock.
     Yields:
-        The run's id. The run ends as `done`, as `interrupted` by Ctrl-C, or as `failed` by any other exception.
+        The run's id. The run ends as `done`, as `interrupted` by Ctrl-C, or as `failed` by any other exception,
+        unless the block has noted another end.
     Raises:
         SetupError: another run of this client is going on.
     """
@@ -104,9 +105,10 @@ def start_run(connection: psycopg.Connection, run_id: UUID, client: str, space_i
 
 
 def finish_run(connection: psycopg.Connection, run_id: UUID, status: str, error: str | None = None) -> None:
-    """Note how the run ended."""
+    """Note how the run ended; what was noted first stands."""
     connection.execute(
-        "UPDATE runs SET status = %s, error = %s, ended_at = clock_timestamp() WHERE run_id = %s",
+        "UPDATE runs SET status = %s, error = %s, ended_at = clock_timestamp()"
+        " WHERE run_id = %s AND status = 'running'",
         [status, error and error.replace("\0", "")[:2000], run_id],
     )
 

@@ -145,8 +145,7 @@ class Follower:
         with run_progress(Console(quiet=True), visible=False) as bar, suppress(PipelineError):
             if how.what == "reconcile":
                 return reconcile_sources(self.config, bar, force=True, build=self._build).ok
-            run(self.config, bar, build=self._build)
-            return True
+            return run(self.config, bar, build=self._build).ok
         return False
 
     def _watched(self, how: Sync) -> bool:

@@ -81,7 +81,9 @@ def write_export(path: Path, issues: Iterable[dict[str, Any]]) -> Path:
 def run_quietly(config: Config, pipeline_args: Sequence[str] = ()) -> RunSummary:
     """A run without a bar."""
     with run_progress(Console(quiet=True), visible=False) as bar:
-        return run(config, bar, pipeline_args)
+        summary = run(config, bar, pipeline_args)
+    assert summary.ok, summary.failures
+    return summary
 
 
 def rows_of(store: Store, config: Config) -> dict[str, list[tuple[Any, ...]]]:
