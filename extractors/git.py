@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from extractors.base import Cursor, OnWait, Page, Reference
 from extractors.git_log import LOG_ARGUMENTS, LoggedCommit, parse_date, parse_log, payload_of
-from extractors.git_mirror import Mirror, file_name, repository_name
+from extractors.git_mirror import Mirror, patch_ids_of, repository_name
 from extractors.git_picks import without_picks
 from extractors.git_plan import (
     Lists,
@@ -91,7 +91,7 @@ class GitRepository:
         self._on_wait = on_wait
         self._now = now
         self._silence_s = silence_s
-        self._patch_ids = data_dir / "patch-ids" / f"{file_name(settings.name)}.sqlite"
+        self._patch_ids = patch_ids_of(settings.name, data_dir)
         self._mirror = (
             Mirror(settings, data_dir, on_wait, silence_s=silence_s, sleep=sleep) if settings.url else None
         )

@@ -46,6 +46,17 @@ def file_name(source: str) -> str:
     return f"{readable}-{digest(source.encode()).hex()[:12]}"
 
 
+def patch_ids_of(source: str, data_dir: Path) -> Path:
+    """The file in which the patch ids of a source's commits are kept."""
+    return data_dir / "patch-ids" / f"{file_name(source)}.sqlite"
+
+
+def remove_copies(data_dir: Path, source: str) -> None:
+    """Remove the mirror of a source and the patch ids of its commits, where there are any."""
+    shutil.rmtree(data_dir / "mirrors" / file_name(source), ignore_errors=True)
+    patch_ids_of(source, data_dir).unlink(missing_ok=True)
+
+
 def repository_name(url: str) -> str:
     """What the repository at an address is called."""
     path = url.rstrip("/").removesuffix("/.git").removesuffix(".git")

@@ -19,6 +19,7 @@ import psycopg
 
 from extractors.base import Page, Verifiable
 from schemas.documents import Kind, Reference
+from schemas.errors import OutOfSight
 from schemas.ids import document_id
 from transforms.storable import storable_text
 
@@ -55,7 +56,7 @@ class SourceReport:
     Args:
         difference: None where no census was completed.
         not_asked: why there was none; empty otherwise.
-        refused: why what is missing in the source was not looked at; empty otherwise.
+        refused: why not everything that is missing in the source was looked at, or said anything of; else empty.
         error: one line, of what ended it early.
         gone: of those looked at, how many their source says are gone.
         there: how many are there after all, or were missing in the store.
@@ -92,8 +93,8 @@ def refusal(difference: Difference, max_share: float) -> str:
         return ""
     return (
         f"{missing:,} of {stored:,} documents ({missing / stored:.1%}) are missing in the source, more than"
-        f" reconcile.max_share ({max_share:.1%}) allows at once: check the source and what its account may see, then"
-        " run `headrace reconcile --force`"
+        f" reconcile.max_share ({max_share:.1%}) allows at once: check the source, what its account may see and"
+        " what is configured, then run `headrace reconcile --force`"
     )
 
 
@@ -212,7 +213,10 @@ def reconcile(
         sides: list[Side] = ["store"] if report.refused else ["store", "source"]
         for side in sides:
             for references in missing(connection, side):
-                yield from _looked_at(extractor, references, report)
+                try:
+                    yield from _looked_at(extractor, references, report)
+                except OutOfSight as error:  # of a part alone; its own word, when all that can be mended is
+                    report.refused = report.refused or str(error)
 
 
 def _listened(
@@ -228,11 +232,13 @@ def _looked_at(
 ) -> Iterator[Page]:
     gone: set[UUID] = set()
     there: set[UUID] = set()
-    for page in extractor.look_again(references):
-        gone |= {tombstone.document_id for tombstone in page.tombstones}
-        there |= {record.document_id for record in page.records}
-        yield page
-    asked = {document_id(report.client, report.source, one.kind, one.native_id) for one in references}
-    report.gone += len(asked & gone)
-    report.there += len(asked & there - gone)
-    report.unanswered += len(asked - gone - there)
+    try:
+        for page in extractor.look_again(references):
+            gone |= {tombstone.document_id for tombstone in page.tombstones}
+            there |= {record.document_id for record in page.records}
+            yield page
+    finally:
+        asked = {document_id(report.client, report.source, one.kind, one.native_id) for one in references}
+        report.gone += len(asked & gone)
+        report.there += len(asked & there - gone)
+        report.unanswered += len(asked - gone - there)

@@ -18,6 +18,7 @@ from transforms.runs import SourceTotals, counts_of_run, last_run, totals
 from transforms.sinks.parquet import export_parquet
 from transforms.source_states import SourceState, load_states
 from transforms.spaces import space_of_client
+from transforms.stored_sources import stored_sources
 from transforms.usage import daily_usage
 
 Row = dict[str, Any]
@@ -59,6 +60,16 @@ def _source_rows(connection: psycopg.Connection, client: str, documents: Sequenc
     return [source_row(state, newest.get(state.source), now) for state in load_states(connection, client)]
 
 
+def _not_configured(connection: psycopg.Connection, config: Config, client: str) -> list[Row]:
+    """Sources of which something is stored, and which nobody reads any more."""
+    configured = {source.name for source in config.sources_of(client)}
+    return [
+        {"source": name, "delete_with": f"headrace forget {name}"}
+        for name in stored_sources(connection, client)
+        if name not in configured
+    ]
+
+
 def read_status(config: Config, client: str) -> dict[str, Any]:
     """What is stored of a client, how fresh it is, and how its last run ended.
 
@@ -74,6 +85,7 @@ def read_status(config: Config, client: str) -> dict[str, Any]:
             "space": {"space_id": space.space_id, "model": space.model, "precision": space.precision},
             "documents": [dataclasses.asdict(row) for row in documents],
             "sources": _source_rows(connection, client, documents),
+            "not_configured": _not_configured(connection, config, client),
             "last_run": dataclasses.asdict(run) if run else {},
             "last_run_outcomes": [
                 {"source": source, **counts}

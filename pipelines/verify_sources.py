@@ -17,8 +17,10 @@ from schemas.errors import PipelineError
 from schemas.sources import Source
 from transforms.postgres import open_store
 from transforms.source_states import one_line
+from transforms.stored_sources import stored_sources
 
 MAX_EXAMPLES = 10
+NOT_CONFIGURED = "not configured any more: what is stored of it stays until `headrace forget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,15 @@ def verify_sources(
 ) -> list[SourceVerdict]:
     """Take the census of every source of a client and compare it with Postgres; changes nothing.
 
-    What happened since the last poll counts as a difference.
+    What happened since the last poll counts as a difference. Sources that are stored and not configured come last,
+    not asked.
     """
+    configured = config.sources_of(client)
     with open_store(config).connect() as connection:
-        return [
-            _verdict(connection, config, client, source, build)
-            for source in config.sources
-            if (source.client or config.client) == client
+        verdicts = [_verdict(connection, config, client, source, build) for source in configured]
+        left = set(stored_sources(connection, client)).difference(source.name for source in configured)
+        return verdicts + [
+            SourceVerdict(name, not_asked=f"{NOT_CONFIGURED} {name}`") for name in sorted(left)
         ]
 
 

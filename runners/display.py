@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from pipelines.search import Hit
     from pipelines.verify import VerifyReport
     from pipelines.verify_sources import SourceVerdict
+    from runners.forget import Forgotten
     from runners.reconcile import ReconcileSummary
     from runners.slices import RunSummary
+    from transforms.stored_sources import Holdings
 
 SNIPPET_CHARS = 200
 PLAIN_WIDTH = 120
@@ -196,6 +198,8 @@ def _cell(value: Any) -> str:
 def print_status(console: Console, status: Mapping[str, Any]) -> None:
     """Each part of the status under its name."""
     for name, part in status.items():
+        if name == "not_configured" and not part:
+            continue
         if name == "sources":
             part = [_source_summary(row) for row in part]
         if isinstance(part, list):
@@ -312,6 +316,22 @@ def _reconciled_row(report: SourceReport) -> dict[str, Any]:
         "unanswered": report.unanswered,
         **{str(outcome): report.outcomes[outcome] for outcome in Outcome},
     }
+
+
+def holdings_as_dict(held: Holdings) -> dict[str, Any]:
+    """What is stored of a source, for programs."""
+    return {"documents": dict(held.documents), "dead_letters": held.dead_letters}
+
+
+def print_holdings(console: Console, held: Holdings) -> None:
+    """A line for each kind of document."""
+    facts = {**held.documents, "dead letters": held.dead_letters}
+    print_facts(console, {name: number for name, number in facts.items() if number} or {"documents": 0})
+
+
+def forgotten_as_dict(done: Forgotten) -> dict[str, Any]:
+    """What was deleted, for programs."""
+    return {"run_id": str(done.run_id), "deleted": done.deleted, "index": dataclasses.asdict(done.index)}
 
 
 def check_as_dict(result: CheckResult) -> dict[str, Any]:

@@ -166,6 +166,10 @@ class Config(Section):
     webhooks: Webhooks = Webhooks()
     sources: tuple[Source, ...] = ()
 
+    def sources_of(self, client: str) -> tuple[Source, ...]:
+        """The sources whose documents are a client's."""
+        return tuple(source for source in self.sources if (source.client or self.client) == client)
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Config:
         names = [source.name for source in self.sources]

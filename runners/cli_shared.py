@@ -1,0 +1,48 @@
+"""What all commands share: options, consoles, and how they end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from runners import display
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar="HEADRACE_CONFIG", help="The TOML file.", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ClientOption = Annotated[
+    str | None, typer.Option("--client", help="Whose data; the file's client if not given.")
+]
+DEFAULT_CONFIG = Path("headrace.toml")
+
+out = display.console()
+err = display.console(stderr=True)
+
+
+def example(line: str) -> str:
+    return f"Example: {line}"
+
+
+def print_json(value: object) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends a run between two transactions; say so, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("headrace: interrupted; what was stored is consistent, run again to go on", style="yellow")
+        raise typer.Exit(130) from None
+
+
+def complain(reason: str) -> None:
+    err.print(f"headrace: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
