@@ -13,7 +13,6 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -101,47 +100,38 @@ def without_picks(
         NoRoom: the cache cannot be written.
         GitFailed, SourceTimeout: as `Git.output`.
     """
-    attempt = partial(_chosen, lists, done, target, repository, cache, on_wait, name)
+    git = repository.git
+
+    def choose() -> Lists:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(cache, timeout=60, isolation_level=None)) as ids:
+            ids.executescript(_TABLES + _TEMPORARY)
+            with _transaction(ids):
+                for table, path in (("arrived", lists.arrivals), ("departed", lists.departures)):
+                    rows = ((sha,) for sha in planned(path))
+                    ids.executemany(f"INSERT INTO {table} (sha) VALUES (?)", rows)  # noqa: S608 - constants
+                _list_unknown(ids, repository, (*done.tips.values(), *target.tips.values()))
+            _learn(ids, git, on_wait, name)
+            _remember(ids, repository, target)
+            for shas in _in_parts(ids.execute(_OTHERS).fetchall()):
+                present = reached(git, shas, target.tips.values())
+                ids.executemany("INSERT INTO others VALUES (?)", ((sha,) for sha in present))
+            ids.executescript(_CHOOSE)
+            return _rewritten(lists, ids)
+
     try:
         try:
-            return attempt()
+            return choose()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
             _log.warning("%s: %s is damaged (%s): patch ids are computed again", name, cache, error)
             cache.unlink()
-            return attempt()
+            return choose()
     except (sqlite3.OperationalError, OSError) as error:
         raise NoRoom(
             f"source {name}: {cache} cannot be written ({error}): make room, or change data_dir"
         ) from None
-
-
-def _chosen(
-    lists: Lists,
-    done: Snapshot,
-    target: Snapshot,
-    repository: Repository,
-    cache: Path,
-    on_wait: OnWait,
-    name: str,
-) -> Lists:
-    git = repository.git
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(cache, timeout=60, isolation_level=None)) as ids:
-        ids.executescript(_TABLES + _TEMPORARY)
-        with _transaction(ids):
-            for table, path in (("arrived", lists.arrivals), ("departed", lists.departures)):
-                rows = ((sha,) for sha in planned(path))
-                ids.executemany(f"INSERT INTO {table} (sha) VALUES (?)", rows)  # noqa: S608 - constants
-            _list_unknown(ids, repository, (*done.tips.values(), *target.tips.values()))
-        _learn(ids, git, on_wait, name)
-        _remember(ids, repository, target)
-        for shas in _in_parts(ids.execute(_OTHERS).fetchall()):
-            present = reached(git, shas, target.tips.values())
-            ids.executemany("INSERT INTO others VALUES (?)", ((sha,) for sha in present))
-        ids.executescript(_CHOOSE)
-        return _rewritten(lists, ids)
 
 
 def _list_unknown(ids: sqlite3.Connection, repository: Repository, tips: Iterable[str]) -> None:
