@@ -116,7 +116,10 @@ def refused(answer: httpx.Response) -> str:
         return "the credentials are wrong, expired or revoked"
     if "x-github-sso" in answer.headers:
         return "the organisation asks that the token be authorised for its single sign-on"
-    if "not accessible by" in message_of(answer):
+    said = message_of(answer)
+    if "access blocked" in said:
+        return "GitHub itself has blocked it"
+    if "not accessible by" in said:
         return "read access to issues, pull requests and metadata of the repository is missing"
     return "the account may not read this"
 

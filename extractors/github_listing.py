@@ -24,6 +24,7 @@ PER_PAGE = 100
 GATHERED_PAGES = 5
 GATHERED_PULLS = 100  # what one query takes
 SECOND = timedelta(seconds=1)
+NO_LIST = (404, 409, 410, 451)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ class ListPage:
 def ask(
     session: ApiSession, repository: str, stream: Stream, since: datetime | None, etag: str | None = None
 ) -> Answer:
-    """The first page of a list; 404, 409 and 410 mean that the repository does not have it, or is not there."""
+    """The first page of a list; a status of `NO_LIST` says that there is none, or not for us."""
     path = f"/repos/{repository}{stream.path}"
-    return session.get(path, _params(stream, since), etag=etag, tolerated=(404, 409, 410))
+    return session.get(path, _params(stream, since), etag=etag, tolerated=NO_LIST)
 
 
 def pages(

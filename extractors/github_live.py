@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
+from functools import partial
 
 from extractors import github_listing as listing
 from extractors.base import Cursor, OnWait, Page, Reference
 from extractors.github_api import answered_at, open_session
+from extractors.github_failures import Failures
 from extractors.github_listing import COMMENTS, ISSUES, REVIEW_COMMENTS, Stream
 from extractors.github_lookup import Gone, Lookup, Unsaid
 from extractors.github_payloads import Item, canonical, is_pending, item_of
@@ -25,7 +27,6 @@ from schemas.sources import GitHubSource
 PAGE_RECORDS = 500
 LOOKED_AT_ONCE = 100  # references for each page
 
-_NO_SUCH_LIST = (404, 409, 410)
 _log = logging.getLogger(__name__)
 
 Outcome = SourceRecord | DeadLetter
@@ -60,11 +61,18 @@ class GitHubRepositories:
         self._client = client
         self._now = now
         self._opened = ExitStack()
-        self._session = self._opened.enter_context(open_session(settings, on_wait, now, sleep))
-        has_token = settings.token is not None or settings.app_id is not None
-        self._pulls = PullReader(self._session, settings.api_url, settings.name, graphql=has_token)
+        self._open = partial(open_session, settings, on_wait, now, sleep)
+        self._ask_as_configured()
         self._streams = (ISSUES, COMMENTS, REVIEW_COMMENTS) if settings.comments else (ISSUES,)
         self._told: set[str] = set()
+        self._failures = Failures(settings.name, timedelta(seconds=settings.poll_interval_s), now)
+
+    def _ask_as_configured(self) -> None:
+        """With credentials as they are now, over a connection of its own."""
+        self._opened.close()
+        self._session = self._opened.enter_context(self._open())
+        has_token = self._settings.token is not None or self._settings.app_id is not None
+        self._pulls = PullReader(self._session, self._settings.api_url, self.name, graphql=has_token)
 
     def close(self) -> None:
         """Close the connections; nothing can be asked any more."""
@@ -73,31 +81,29 @@ class GitHubRepositories:
     def pages(self, cursor: Cursor | None) -> Iterator[Page]:
         """Yield what changed since `cursor`, then, where a sweep is due, everything. No page when nothing changed.
 
-        A repository that is not there does not keep the others from being read.
+        A repository that cannot be read does not keep the others from being read. The next call leaves it alone for
+        a while, longer each time; when it is asked again, credentials are read anew.
 
         Raises:
-            WrongAddress: a repository or one of its lists is not there, or not for this token.
+            PartUnread: last, when some repositories could not be read.
             PipelineError: the source cannot be asked, or refuses; see `ApiSession.get`.
         """
         progress = load(cursor, self._settings.repositories)
-        failures: dict[str, WrongAddress] = {}
-        yield from self._polls(progress, failures)
+        if self._failures.begin():
+            self._ask_as_configured()
+        yield from self._polls(progress)
         polled_at = self._now()
         interval = timedelta(seconds=self._settings.poll_interval_s)
         sweep_interval = timedelta(hours=self._settings.sweep_interval_h)
         for repository in self._settings.repositories:
-            if repository in failures or not progress[repository.lower()].is_due(self._now(), sweep_interval):
+            if not progress[repository.lower()].is_due(self._now(), sweep_interval):
                 continue
-            try:
-                for page in self._sweep(progress, repository):
-                    yield page
-                    if self._now() - polled_at >= interval:
-                        yield from self._polls(progress, failures)
-                        polled_at = self._now()
-            except WrongAddress as error:
-                failures[repository] = error
-        for failure in failures.values():
-            raise failure
+            for page in self._unless_failed(repository, self._sweep(progress, repository)):
+                yield page
+                if self._now() - polled_at >= interval:
+                    yield from self._polls(progress)
+                    polled_at = self._now()
+        self._failures.end(self._settings.repositories)
 
     def estimate(self, cursor: Cursor | None) -> int | None:
         """Unknown: lists do not say how long they are."""
@@ -145,14 +151,20 @@ class GitHubRepositories:
             others += [pull.item for pull in self._pulls.read(pulls, reviews=False)]
             yield Page(tuple(map(self._record, others)), tuple(tombstones), skipped=dict(skipped))
 
-    def _polls(self, progress: Progress, failures: dict[str, WrongAddress]) -> Iterator[Page]:
+    def _polls(self, progress: Progress) -> Iterator[Page]:
         for repository in self._settings.repositories:
-            try:
-                if repository not in failures:
-                    for stream in self._streams:
-                        yield from self._poll(progress, repository, stream)
-            except WrongAddress as error:
-                failures[repository] = error
+            for stream in self._streams:
+                yield from self._unless_failed(repository, self._poll(progress, repository, stream))
+
+    def _unless_failed(self, repository: str, pages: Iterator[Page]) -> Iterator[Page]:
+        """Pages of a repository; none any more once it failed."""
+        while repository not in self._failures:
+            page = None
+            with self._failures.held_back(repository):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield page
 
     def _poll(self, progress: Progress, repository: str, stream: Stream) -> Iterator[Page]:
         marks = progress[repository.lower()].marks
@@ -262,8 +274,12 @@ class GitHubRepositories:
         answer = listing.ask(self._session, repository, stream, since, etag)
         if answer.redirected:
             self._tell(repository, "has another name now: change `repositories`")
-        if answer.status not in _NO_SUCH_LIST:
+        if answer.status not in listing.NO_LIST:
             return answer
+        if answer.status == 451:
+            raise WrongAddress(
+                f"{self._place(repository)} is blocked for legal reasons (HTTP 451): take it out of `repositories`"
+            )
         home = self._session.get(f"/repos/{repository}", tolerated=(404,))
         if home.status == 404:
             raise WrongAddress(

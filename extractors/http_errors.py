@@ -14,6 +14,7 @@ import httpx
 from extractors.http_wire import Overdue
 from schemas.errors import (
     AccessRefused,
+    NotAllowed,
     PipelineError,
     QueryRefused,
     SourceTimeout,
@@ -90,7 +91,8 @@ def of_status(policy: Policy, response: httpx.Response) -> PipelineError:
     asked = f"{request.method} {_shown(request.url.path)}"
     if status in (401, 403):
         line = _shown(policy.refused(response))
-        return AccessRefused(f"{where} refused access (HTTP {status}): {line}; check {policy.token_setting}")
+        kind = AccessRefused if status == 401 else NotAllowed
+        return kind(f"{where} refused access (HTTP {status}): {line}; check {policy.token_setting}")
     if status in (404, 405, 410):
         return WrongAddress(
             f"{where} has nothing for {asked} (HTTP {status}): check {policy.url_setting}, "

@@ -93,18 +93,27 @@ class RunSummary:
 
 
 def cut(pages: Iterable[Page], limits: Slices) -> Iterator[Slice]:
-    """Gather pages into slices; a slice ends with the page that reaches a limit."""
+    """Gather pages into slices; a slice ends with the page that reaches a limit.
+
+    What came before a failure is a slice too: a source may say what it could not read after all that it could.
+    """
     gathered: list[Page] = []
     documents = payload_bytes = 0
-    for page in pages:
-        gathered.append(page)
-        documents += page.read
-        payload_bytes += sum(len(record.payload) for record in page.records)
-        if documents >= limits.max_documents or payload_bytes >= limits.max_payload_mib * 1024 * 1024:
-            yield Slice(tuple(gathered), page.cursor)
-            gathered, documents, payload_bytes = [], 0, 0
+    failure: PipelineError | None = None
+    try:
+        for page in pages:
+            gathered.append(page)
+            documents += page.read
+            payload_bytes += sum(len(record.payload) for record in page.records)
+            if documents >= limits.max_documents or payload_bytes >= limits.max_payload_mib * 1024 * 1024:
+                yield Slice(tuple(gathered), page.cursor)
+                gathered, documents, payload_bytes = [], 0, 0
+    except PipelineError as error:
+        failure = error
     if gathered:
         yield Slice(tuple(gathered), gathered[-1].cursor)
+    if failure is not None:
+        raise failure
 
 
 def accounted(pages: Sequence[Page], outcomes: Counter[str]) -> Counter[str]:

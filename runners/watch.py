@@ -37,7 +37,7 @@ from runners.slices import (
     wrote,
 )
 from schemas.config import Config
-from schemas.errors import DatabaseUnreachable, PipelineError, RateLimited, SourceTimeout
+from schemas.errors import DatabaseUnreachable, PartUnread, PipelineError, RateLimited, SourceTimeout
 from schemas.outcomes import Outcome
 from schemas.sources import Source
 from transforms import runs
@@ -258,10 +258,11 @@ class _Watch:
         elif look.recorded and error is not None:
             runs.finish_quietly(self._connection, look.run_id, error)
         if look.work == "poll":
-            watched.failures = watched.failures + 1 if error else 0
-            if error is None:
+            if error is None or isinstance(error, PartUnread):  # the source itself spares that part
+                watched.failures = 0
                 watched.next_poll_at = after_success(look.started_at, now, interval_s)
             else:
+                watched.failures += 1
                 _close(watched)
                 asked_s = error.retry_after_s if isinstance(error, RateLimited) else None
                 watched.next_poll_at = now + timedelta(

@@ -6,8 +6,8 @@ PipelineError
   * RecordError      this record becomes a dead letter, the run goes on
       InvalidPayload   EmptyText   BadVector   EngineFailed
   * SetupError       stop: a person must change something
-      BadConfig   MissingFile   TornExport   NotARepository   NoRoom   AccessRefused   WrongAddress   QueryRefused
-      SourceUnreachable   DatabaseUnreachable   ExtensionMissing
+      BadConfig   MissingFile   TornExport   NotARepository   NoRoom   AccessRefused (OutOfSight, NotAllowed)
+      WrongAddress   PartUnread   QueryRefused   SourceUnreachable   DatabaseUnreachable   ExtensionMissing
       DimensionMismatch   DigestMismatch   ModelNotFound   CanaryMismatch   SpaceMismatch   UnknownName
   * CountsDoNotAddUp   a defect of headrace itself
 
@@ -124,6 +124,18 @@ class NoRoom(SetupError):
 
 class AccessRefused(SetupError):
     """A source refuses the credentials, or what they may see."""
+
+
+class OutOfSight(AccessRefused):
+    """A part of a source is gone as a whole, or hidden from the account: nothing can be said of what was in it."""
+
+
+class NotAllowed(AccessRefused):
+    """A source knows the credentials, and they may not see what is asked for; other things they may."""
+
+
+class PartUnread(SetupError):
+    """Parts of a source could not be read, such as one of its repositories; all the others were, to their end."""
 
 
 class WrongAddress(SetupError):

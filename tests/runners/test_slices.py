@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from extractors.base import Page
 from runners.slices import accounted, cut, retry_dead_letters
 from schemas.config import Config, Slices
 from schemas.documents import Format, Kind, SourceRecord
-from schemas.errors import CountsDoNotAddUp
+from schemas.errors import CountsDoNotAddUp, SourceTimeout
 from schemas.outcomes import Outcome
 from schemas.payloads import parse_time
 from tests.runners.world import issue, rows_of, run_quietly, write_export
@@ -51,6 +51,17 @@ def test_a_slice_ends_when_its_payloads_weigh_enough() -> None:
 
 def test_a_source_that_gives_nothing_has_no_slice() -> None:
     assert list(cut([], Slices())) == []
+
+
+def test_what_came_before_a_failure_is_a_slice() -> None:
+    def pages() -> Iterator[Page]:
+        yield page(3, cursor=1)
+        raise SourceTimeout("gave nothing")
+
+    slices = cut(pages(), Slices(max_documents=6))
+    assert next(slices).cursor == {"line": 1}
+    with pytest.raises(SourceTimeout):
+        next(slices)
 
 
 def test_records_that_are_not_accounted_for_stop_the_run() -> None:
