@@ -84,7 +84,21 @@ class Verifiable(Protocol):
         Cursors of these pages mean nothing.
 
         Raises:
+            OutOfSight: after all pages: a part of the source is gone as a whole, or hidden, and with it some of these.
             PipelineError: the source cannot be asked, or refuses.
+        """
+        ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A source that can be tried at little cost."""
+
+    def check(self) -> str:
+        """Ask whether it can be read, without reading it; what was found, in a few words.
+
+        Raises:
+            PipelineError: it cannot, and what to change.
         """
         ...
 

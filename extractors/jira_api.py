@@ -6,7 +6,9 @@ Data Center: https://developer.atlassian.com/server/jira/platform/rest/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -18,6 +20,7 @@ from schemas.errors import BrokenAnswer
 
 Deployment = Literal["cloud", "data_center"]
 
+BROWSE = "BROWSE_PROJECTS"
 EPIC_LINK = "com.pyxis.greenhopper.jira:gh-epic-link"
 
 
@@ -32,6 +35,7 @@ class JiraApi:
         zone: of the account, which its queries are read in; None where it is not known.
         epic_field: id of the field that names an issue's epic, which Cloud calls its parent; "" for none.
         in_minutes: the site refuses milliseconds in queries.
+        told_at: the time by the site's own clock when it last answered; None where it does not say.
     Raises:
         AccessRefused: the credentials are not accepted.
     """
@@ -42,6 +46,7 @@ class JiraApi:
         self.source = source
         self._session = session
         self._has_token = has_token
+        self.told_at: datetime | None = None
         self.zone = _zone(self._ask("rest/api/2/myself")) if has_token else None
         self.is_cloud = (deployment or self.ask_deployment()) == "cloud"
         self.epic_field = "" if self.is_cloud else _epic_field(self._ask("rest/api/2/field"))
@@ -56,6 +61,16 @@ class JiraApi:
             "cloud" if isinstance(found, dict) and found.get("deploymentType") == "Cloud" else "data_center"
         )
 
+    def unknown_fields(self, ids: Collection[str]) -> list[str]:
+        """Those of some fields that the site does not have, or not for this account; none where it does not say."""
+        if not ids:
+            return []
+        found = self.get("field", {}, tolerated=(401, 403, 404)).body
+        known = (
+            {each.get("id") for each in found if isinstance(each, dict)} if isinstance(found, list) else ids
+        )
+        return [each for each in ids if each not in known]
+
     def get(self, path: str, params: Mapping[str, str | int], *, tolerated: tuple[int, ...] = ()) -> Answer:
         """Raises: as `ApiSession.get`, and AccessRefused for an answer as to a stranger."""
         return self._heard(self._session.get(f"{self._root}/{path}", params, tolerated=tolerated))
@@ -63,6 +78,22 @@ class JiraApi:
     def post(self, path: str, body: Any) -> Answer:
         """Raises: as `get`."""
         return self._heard(self._session.post(f"{self._root}/{path}", body))
+
+    def may_browse(self, project: str) -> bool:
+        """Whether the account sees a project, by its key, and not merely its settings.
+
+        Raises:
+            BrokenAnswer: the answer does not say.
+        """
+        params = {"projectKey": project, "permissions": BROWSE}
+        answer = self.get("mypermissions", params, tolerated=(403, 404))
+        if answer.status != 200:
+            return False
+        permissions = answer.body.get("permissions") if isinstance(answer.body, dict) else None
+        browse = permissions.get(BROWSE) if isinstance(permissions, dict) else None
+        if not isinstance(browse, dict) or not isinstance(browse.get("havePermission"), bool):
+            raise BrokenAnswer(f"{self.source}: Jira does not say whether project {project} may be browsed")
+        return bool(browse["havePermission"])
 
     def among(self, within: str, ids: Sequence[str], fields: list[str]) -> dict[str, Any]:
         """The body of a search for some ids."""
@@ -75,6 +106,7 @@ class JiraApi:
     def _heard(self, answer: Answer) -> Answer:
         if self._has_token:
             check_known(answer, self.source)
+        self.told_at = _date(answer) or self.told_at
         return answer
 
 
@@ -88,6 +120,14 @@ def issues_of(answer: Answer) -> list[Value]:
     if not isinstance(found, list) or not all(issue_id(each) for each in found):
         raise BrokenAnswer(f"the answer of Jira at {answer.url} has no list of issues with their ids")
     return found
+
+
+def _date(answer: Answer) -> datetime | None:
+    try:
+        told = parsedate_to_datetime(answer.headers.get("date", ""))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return told if told.tzinfo else None
 
 
 def _epic_field(fields: Any) -> str:

@@ -12,6 +12,7 @@ from extractors.jira_payloads import (
     Value,
     has_more_comments,
     issue_id,
+    may_hide_comments,
     unique,
     with_comments,
     with_epic,
@@ -54,6 +55,8 @@ class JiraIssues:
     def __init__(self, api: JiraApi, reading: Reading) -> None:
         self._api = api
         self._comments_wanted = reading.comments
+        self._asks_for_internal = not api.is_cloud and not reading.restricted_comments
+        self._expanded = {"expand": "properties"} if self._asks_for_internal else {}
         self._epic_field = api.epic_field
         self._fields = reading.fields + ([self._epic_field] if self._epic_field else [])
         self._at_once = ISSUES_PER_FETCH if api.is_cloud else ISSUES_PER_SEARCH
@@ -139,8 +142,12 @@ class JiraIssues:
         return found, tuple(each for each in ids if each in not_given and each not in found.issues)
 
     def _complete(self, issue: Value) -> Value | None:
-        """The issue with all of its comments; None where it went meanwhile."""
-        if not self._comments_wanted or not has_more_comments(issue):
+        """The issue with all of its comments; None where it went meanwhile.
+
+        Data Center gives all of them with the issue, but does not say there which of a service desk are internal.
+        """
+        hides_some = self._asks_for_internal and may_hide_comments(issue)
+        if not self._comments_wanted or not (has_more_comments(issue) or hides_some):
             return issue
         limit = COMMENTS_PER_PAGE
         while True:
@@ -160,7 +167,8 @@ class JiraIssues:
             totals = set()
             paginator: Paginator = StartAt("comments")
             request: PageRequest | None = PageRequest(
-                f"issue/{number}/comment", {"startAt": 0, "maxResults": limit, "orderBy": "created"}
+                f"issue/{number}/comment",
+                {"startAt": 0, "maxResults": limit, "orderBy": "created", **self._expanded},
             )
             while request is not None:
                 answer = self._api.get(request.path, request.params, tolerated=(404,))

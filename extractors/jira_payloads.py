@@ -24,6 +24,9 @@ FIELDS = (
 )  # fmt: skip
 """What `extractors.jira` reads, as the API calls it; custom fields come besides."""
 
+INTERNAL = "sd.public.comment"
+"""Property of a comment that says whether it is internal."""
+
 _NAMED = ("issuetype", "status", "priority", "resolution")
 _NAMED_LISTS = ("components", "fixVersions", "versions")
 _USERS = ("assignee", "reporter", "creator")
@@ -117,6 +120,14 @@ def has_more_comments(issue: Value) -> bool:
     return isinstance(total, int) and total > len(_objects(found.get("comments")))
 
 
+def may_hide_comments(issue: Value) -> bool:
+    """It has comments, and is a service desk's: some of them may be for its agents alone."""
+    fields = _fields(issue)
+    project, found = fields.get("project"), fields.get("comment")
+    is_desk = isinstance(project, Mapping) and project.get("projectTypeKey") == "service_desk"
+    return is_desk and isinstance(found, Mapping) and bool(found.get("comments") or found.get("total"))
+
+
 def with_comments(issue: Value, comments: Sequence[Value]) -> Value:
     """The issue with these in place of the inline ones."""
     return {**issue, "fields": {**_fields(issue), "comment": {"comments": comments, "total": len(comments)}}}
@@ -155,6 +166,8 @@ def _comment(comment: Value, reading: Reading) -> dict[str, Any]:
     """What is not going to be indexed is not kept either, but for what says why."""
     shown = {name: comment[name] for name in ("created", "visibility", "jsdPublic") if name in comment}
     shown |= {"id": issue_id(comment), "author": _picked(comment.get("author"), _USER)}
+    if is_internal(comment):
+        shown["jsdPublic"] = False
     if reading.comments and (reading.restricted_comments or not is_restricted(comment)):
         shown["body"] = comment.get("body")
     return shown
@@ -162,7 +175,19 @@ def _comment(comment: Value, reading: Reading) -> dict[str, Any]:
 
 def is_restricted(comment: Value) -> bool:
     """Not everyone who sees the issue may see it: it is for a role or group, or internal to a service desk."""
-    return bool(comment.get("visibility")) or comment.get("jsdPublic") is False
+    return bool(comment.get("visibility")) or is_internal(comment)
+
+
+def is_internal(comment: Value) -> bool:
+    """For the agents of a service desk alone. Cloud says so in `jsdPublic`, Data Center in a property of the comment.
+
+    https://github.com/pycontribs/jira/issues/1011
+    """
+    if comment.get("jsdPublic") is False:
+        return True
+    properties = (each for each in _objects(comment.get("properties")) if each.get("key") == INTERNAL)
+    values = (each.get("value") for each in properties)
+    return any(isinstance(value, Mapping) and value.get("internal") in (True, "true") for value in values)
 
 
 def _link(link: Value) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from extractors.http import Answer
 from extractors.jira_api import JiraApi, issues_of
 from extractors.jira_jql import Order
 from extractors.jira_payloads import issue_id, moment_ms
+from extractors.jira_projects import refused_scope
 from extractors.paginators import NextPageToken, PageRequest, Paginator, StartAt
 from schemas.errors import QueryRefused, SourceUnavailable
 
@@ -48,11 +49,13 @@ class JiraSearch:
 
     Args:
         within: in JQL; "" for any issue.
+        projects: named in it by the source's own setting, for messages.
     """
 
-    def __init__(self, api: JiraApi, within: str) -> None:
+    def __init__(self, api: JiraApi, within: str, projects: Sequence[str]) -> None:
         self._api = api
         self._within = within
+        self._projects = projects
 
     def ids(self, order: Order, since_ms: int) -> Iterator[RowPage]:
         """The issues whose `order` is not before `since_ms`, oldest first.
@@ -75,7 +78,7 @@ class JiraSearch:
         try:
             found = issues_of(self._api.post(self._api.search_path, query))
         except QueryRefused as error:
-            raise _refused_scope(error) from None
+            raise refused_scope(self._api, error, self._projects) from None
         return moment_ms(found[0], "updated") if found else None
 
     def count(self, order: Order, since_ms: int) -> int | None:
@@ -181,7 +184,7 @@ class JiraSearch:
                 return request, self._api.post(request.path, request.body)
             except QueryRefused as error:
                 if self._api.in_minutes or since_ms <= 0:
-                    raise _refused_scope(error) from None
+                    raise refused_scope(self._api, error, self._projects) from None
                 self._api.in_minutes = True
 
     def _moment(self, ms: int) -> str:
@@ -208,7 +211,3 @@ def _rows(answer: Answer, order: Order) -> tuple[Row, ...]:
     return tuple(
         Row(issue_id(each), key if isinstance(key, str) else "", moment_ms(each, order)) for each, key in keys
     )
-
-
-def _refused_scope(error: QueryRefused) -> QueryRefused:
-    return QueryRefused(f"{error}: a project in `projects` is not there, or `jql` is not understood")

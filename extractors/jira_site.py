@@ -1,14 +1,15 @@
 """A live Jira site as a source: its changes by the time they were made, all of it now and then, one by one on demand.
 
 A cursor has two parts. `mark_ms` is a moment, taken from the issues seen, up to which every change was given; the
-next reading starts a little before it, since the search lags behind. A sweep lists everything once more in the order
-in which issues were made, which no change disturbs; it goes on from the issue it came to. Neither needs a page token.
+next reading starts a little before it, since the search lags behind, until that had time to catch up. A sweep lists
+everything once more in the order in which issues were made, which no change disturbs; it goes on from the issue it
+came to. Neither needs a page token.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -21,6 +22,7 @@ from extractors.base import Cursor, OnWait, Page, Reference
 from extractors.jira_api import JiraApi
 from extractors.jira_issues import Found, JiraIssues
 from extractors.jira_payloads import Reading, Value, canonical, issue_id, moment_ms, updated_at
+from extractors.jira_projects import ProjectSight
 from extractors.jira_search import JiraSearch, Row
 from extractors.jira_session import open_session
 from schemas.documents import BEGINNING, DeadLetter, Format, Kind, SourceRecord, Tombstone
@@ -54,12 +56,16 @@ class Place(_Part):
     Args:
         scope: digest of the condition that its issues meet: another one asks for a sweep.
         mark_ms: every change up to here was given; None before an issue was seen.
+        marked_at: when the mark came to be there, by our clock: only how long ago that is counts.
+        settled_ms: every change up to here was given when the search had time to learn of it: no poll starts earlier.
         swept_at: when the last whole sweep began.
         given: id -> `updated` in ms of issues that were given like that: listed so again, they are passed over.
     """
 
     scope: str = ""
     mark_ms: int | None = None
+    marked_at: AwareDatetime | None = None
+    settled_ms: int = 0
     swept_at: AwareDatetime | None = None
     sweep: Sweep | None = None
     given: dict[str, int] = Field(default_factory=dict)
@@ -75,6 +81,7 @@ class Place(_Part):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
+    site: JiraApi
     search: JiraSearch
     issues: JiraIssues
 
@@ -134,7 +141,7 @@ class JiraSite:
                 _log.warning("%s: no issue is to be seen: check projects, jql and token", self.name)
                 yield Page(cursor=place.cursor)
                 return
-            place = self._marked(place, newest_ms, None)
+            place = self._marked(api, place, newest_ms, None)
         else:
             place = yield from self._changes(api, place)
         if place.sweep is not None or self._is_sweep_due(place):
@@ -148,7 +155,7 @@ class JiraSite:
             api = self._asked
             if place.mark_ms is None or place.sweep is not None or self._is_sweep_due(place):
                 return api.search.count("created", place.sweep.created_ms if place.sweep else 0)
-            return api.search.count("updated", self._start_ms(place.mark_ms))
+            return api.search.count("updated", self._start_ms(place))
         except (RetryableError, QueryRefused, WrongAddress):
             return None
 
@@ -167,20 +174,29 @@ class JiraSite:
     def look_again(self, references: Sequence[Reference]) -> Iterator[Page]:
         """Look at issues by id. Gone is what Jira has no more for this account, and what left the projects or filter.
 
-        Jira says 404 of what it hides, too: a loss of permission looks like a deletion. Nothing is said of an issue
-        that is refused (403) or that the search does not know, nor of what is no issue.
+        Jira says 404 of what it hides, too. So a 404 counts only where the account still sees the issue's project, by
+        the key that it was known by. An issue that a security level hides in a project in sight is gone: nothing
+        tells it from a deleted one, and what the account may not see is not for an index made with it. Nothing is
+        said of an issue that is refused (403) or that the search does not know, nor of what is no issue.
 
         Raises:
+            OutOfSight: after all pages: of issues that are not there the project is not there either, or is hidden.
             SetupError, RetryableError: the site cannot be asked, or refuses the credentials.
         """
-        ids = list(dict.fromkeys(each.native_id for each in references if _is_issue(each)))
-        if not ids:
+        keys: dict[str, str] = {}
+        for each in filter(_is_issue, references):
+            keys[each.native_id] = each.key or keys.get(each.native_id, "")
+        if not keys:
             return
         api = self._asked
-        for some in api.issues.portions(ids):
-            yield self._looked_at(api, some)
+        sight = ProjectSight(api.site, self._settings.projects)
+        for some in api.issues.portions(list(keys)):
+            yield self._looked_at(api, sight, some, keys)
+        sight.raise_lost()
 
-    def _looked_at(self, api: _Asked, ids: Sequence[str]) -> Page:
+    def _looked_at(
+        self, api: _Asked, sight: ProjectSight, ids: Sequence[str], keys: Mapping[str, str]
+    ) -> Page:
         observed_at = self._now()
         found = api.issues.fetch(ids)
         for number in ids:
@@ -189,7 +205,7 @@ class JiraSite:
         inside, outside = api.search.sides(list(found.issues))
         reasons = dict.fromkeys(outside, OUTSIDE)
         for number, status in found.absent.items():
-            if status in GONE:
+            if status in GONE and sight.believes(keys[number]):
                 reasons[number] = f"Jira answers {status}: deleted, or hidden from this account"
         here = [number for number in ids if number in inside or number in found.unreadable]
         page = self._page(here, found, observed_at, Place())
@@ -207,9 +223,10 @@ class JiraSite:
         so the mark follows the earliest of some issues. At the end it is the latest seen, but for a listing of
         several pages no later than what was known when the first was made.
         """
+        began_at = self._now()
         latest_ms = place.mark_ms or 0
         ceiling_ms: int | None = None
-        for page in api.search.rows("updated", self._start_ms(latest_ms)):
+        for page in api.search.rows("updated", self._start_ms(place)):
             if page.more and ceiling_ms is None:
                 ceiling_ms = api.search.newest_ms()
             latest_ms = max([latest_ms, *_moments(page.rows)])
@@ -217,10 +234,10 @@ class JiraSite:
                 ids = [row.id for row in rows]
                 observed_at = self._now()
                 found = api.issues.fetch(ids)
-                place = self._marked(place, min(_moments(rows), default=0), ceiling_ms)
-                place = _with_given(place, found, observed_at)
+                place = self._marked(api, place, min(_moments(rows), default=0), ceiling_ms)
+                place = _with_given(place, found, api.site.told_at or observed_at)
                 yield self._page(ids, found, observed_at, place)
-        return self._marked(place, latest_ms, ceiling_ms)
+        return self._settled(self._marked(api, place, latest_ms, ceiling_ms), began_at)
 
     def _everything(self, api: _Asked, place: Place) -> Generator[Page, None, Place]:
         """All issues, oldest first, with a look at what changed every now and then; gives the place after that."""
@@ -291,7 +308,7 @@ class JiraSite:
             _log.warning("%s: the cursor is none of a Jira site: reading from the beginning", self.name)
             return Place(scope=scope)
         if place.scope != scope:  # what is asked for now may hold issues that did not change for long
-            return Place(scope=scope, mark_ms=place.mark_ms)
+            return Place(scope=scope, mark_ms=place.mark_ms, marked_at=place.marked_at)
         return place
 
     def _is_sweep_due(self, place: Place) -> bool:
@@ -300,14 +317,27 @@ class JiraSite:
         age = self._now() - place.swept_at
         return not timedelta(0) <= age < timedelta(hours=self._settings.sweep_interval_h)
 
-    def _start_ms(self, mark_ms: int) -> int:
-        return max(0, mark_ms - round(self._settings.overlap_s * 1000))
+    def _start_ms(self, place: Place) -> int:
+        return max(place.settled_ms, (place.mark_ms or 0) - round(self._settings.overlap_s * 1000))
 
-    def _marked(self, place: Place, reached_ms: int, ceiling_ms: int | None) -> Place:
-        """The mark moves forward only, and never beyond now, whatever time an issue claims."""
-        bounds = [reached_ms, round(self._now().timestamp() * 1000)]
+    def _marked(self, api: _Asked, place: Place, reached_ms: int, ceiling_ms: int | None) -> Place:
+        """The mark moves forward only, and never beyond the site's now, whatever time an issue claims."""
+        now = self._now()
+        bounds = [reached_ms, round((api.site.told_at or now).timestamp() * 1000)]
         reached_ms = min(bounds if ceiling_ms is None else [*bounds, ceiling_ms])
-        return place.model_copy(update={"mark_ms": max(place.mark_ms or 0, reached_ms)})
+        if place.mark_ms is not None and reached_ms <= place.mark_ms:
+            return place
+        return place.model_copy(update={"mark_ms": reached_ms, "marked_at": now})
+
+    def _settled(self, place: Place, began_at: datetime) -> Place:
+        """After a whole listing. One that began so much later than the mark was set has seen what was late before it.
+
+        Without that, what changed in the last minutes before a quiet night would be listed at every poll of it.
+        """
+        overlap = timedelta(seconds=self._settings.overlap_s)
+        if place.marked_at is None or began_at - place.marked_at < overlap:
+            return place
+        return place.model_copy(update={"settled_ms": place.mark_ms})
 
     @cached_property
     def _asked(self) -> _Asked:
@@ -315,15 +345,20 @@ class JiraSite:
         settings = self._settings
         has_token = settings.token is not None
         api = JiraApi(self._session, self.name, has_token=has_token, deployment=settings.deployment)
-        return _Asked(JiraSearch(api, self._within), JiraIssues(api, self._reading))
+        for unknown in api.unknown_fields(settings.custom_fields):
+            _log.warning(
+                "%s: Jira has no field %s that this account sees: check custom_fields", self.name, unknown
+            )
+        search = JiraSearch(api, self._within, settings.projects)
+        return _Asked(api, search, JiraIssues(api, self._reading))
 
 
 def _moments(rows: Sequence[Row]) -> list[int]:
     return [row.moment_ms for row in rows if row.moment_ms is not None]
 
 
-def _with_given(place: Place, found: Found, observed_at: datetime) -> Place:
-    settled_ms = round((observed_at - SETTLED).timestamp() * 1000)
+def _with_given(place: Place, found: Found, seen_at: datetime) -> Place:
+    settled_ms = round((seen_at - SETTLED).timestamp() * 1000)
     moments = ((number, moment_ms(issue, "updated")) for number, issue in found.issues.items())
     given = place.given | {number: ms for number, ms in moments if ms is not None and ms <= settled_ms}
     newest = sorted(given.items(), key=lambda item: item[1])[-MAX_GIVEN:]

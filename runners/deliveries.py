@@ -86,8 +86,10 @@ def _looked_at_again(
     deliveries: Sequence[Delivery],
 ) -> Iterator[Page]:
     """What the source says now of everything named, and of what was said about an issue that is gone."""
-    # The latest key of a document is the one to ask by.
-    named = {reference: reference for delivery in deliveries for reference in delivery.references}
+    named: dict[Reference, Reference] = {}
+    for reference in (each for delivery in deliveries for each in delivery.references):
+        if reference.key or reference not in named:  # the latest key of a document is the one to ask by
+            named[reference] = reference
     for page in extractor.look_again(list(named.values())):
         gone = [Reference(stone.kind, stone.native_id) for stone in page.tombstones]
         keys = [named[one].key for one in gone if one in named and one.kind in (Kind.ISSUE, Kind.PULL)]

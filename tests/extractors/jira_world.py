@@ -47,6 +47,7 @@ class World:
         self.held: dict[str, SourceRecord] = {}
         self.waits: list[str] = []
         self.sites: dict[bytes, JiraSite] = {}
+        self.skew_s = 0.0  # of our own clock, ahead of the site's
 
     def settings(self, **options: Any) -> JiraSource:
         return JiraSource.model_validate({"type": "jira", "name": "tracker", "site_url": self.url, **options})
@@ -60,8 +61,12 @@ class World:
         known = orjson.dumps(options, option=orjson.OPT_SORT_KEYS)
         if known not in self.sites:
             settings = self.settings(**options)
-            self.sites[known] = JiraSite(settings, "acme", on_wait, now=self.clock, sleep=self.clock.sleep)
+            self.sites[known] = JiraSite(settings, "acme", on_wait, now=self.now, sleep=self.clock.sleep)
         return self.sites[known]
+
+    def now(self) -> datetime:
+        """As our own clock shows it."""
+        return self.clock() + timedelta(seconds=self.skew_s)
 
     def close(self) -> None:
         for site in self.sites.values():

@@ -310,3 +310,66 @@ def test_the_hour_that_comes_twice_loses_nothing(w: World, monkeypatch: pytest.M
         w.clock.pass_s(599)
     w.sync(site)
     assert w.summaries() == w.truth()
+
+
+# Clocks, and a search that lags
+
+
+@pytest.mark.parametrize("hours", [-30, -1, 1, 30])
+def test_a_wrong_clock_of_ours_loses_nothing_and_asks_for_nothing_twice(hours: int, w: World) -> None:
+    w.skew_s = hours * 3600
+    w.jira.redate(w.jira.create(summary="from the future"), w.clock() + timedelta(days=3000))
+    w.jira.create(summary="a")
+    w.sync()
+    for number in range(40):
+        w.clock.pass_s(120)
+        w.jira.create(summary=f"s{number}")
+        w.sync()
+    assert w.summaries() == w.truth()
+    assert w.cursor is not None
+    assert w.cursor["mark_ms"] == w.clock().timestamp() * 1000
+    w.clock.pass_s(400)
+    assert len(numbers(w.sync())) <= 3
+    assert w.summaries() == w.truth()
+
+
+def test_many_changes_before_a_quiet_night_are_not_listed_all_through_it(w: World) -> None:
+    w.jira.create(summary="old")
+    w.clock.pass_s(3600)
+    w.sync()
+    for number in range(MAX_GIVEN + 700):
+        w.jira.create(summary=f"s{number}")
+        w.clock.pass_s(0.1)
+    w.sync()
+    for _ in range(5):
+        w.clock.pass_s(60)
+        w.sync()
+    w.jira.asked.clear()
+    for _ in range(60):
+        w.clock.pass_s(60)
+        assert numbers(w.sync()) == []
+    assert w.jira.asked == {"search": 60}
+    late = w.jira.create(summary="news")
+    assert numbers(w.sync())[-1] == late
+    assert w.summaries() == w.truth()
+
+
+@pytest.mark.parametrize("lag_s", [0, 100, 299])
+def test_what_the_search_learns_within_the_overlap_is_found_though_the_mark_stands_still(
+    lag_s: int, w: World
+) -> None:
+    w.jira.create(summary="old")
+    w.sync()
+    for number in range(10):
+        w.clock.pass_s(1000)
+        w.jira.search_lag_s = lag_s
+        w.jira.create(summary=f"late {number}")
+        w.jira.search_lag_s = 0
+        w.clock.pass_s(1)
+        w.jira.create(summary=f"at once {number}")
+        for _ in range(number):
+            w.sync()
+            w.clock.pass_s(299 / number)
+    w.clock.pass_s(300)
+    w.sync()
+    assert w.summaries() == w.truth()

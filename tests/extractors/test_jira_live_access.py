@@ -118,9 +118,32 @@ def test_the_wrong_deployment_is_a_wrong_address(w: World) -> None:
 
 
 def test_a_query_that_is_not_understood_names_its_settings(w: World) -> None:
-    with pytest.raises(QueryRefused, match="`projects` is not there, or `jql` is not understood"):
-        w.sync(w.site(jql="nonsense = 3"))
+    for options in ({}, {"projects": ["ABC"]}):
+        with pytest.raises(QueryRefused, match="`jql` is not understood"):
+            w.sync(w.site(jql="nonsense = 3", **options))
     assert w.site(jql="nonsense = 3").estimate(None) is None
+
+
+@pytest.mark.parametrize("fields", [{"customfield_77": "Steps"}, {"Steps": "customfield_10042"}])
+def test_a_custom_field_that_is_not_there_is_named(
+    fields: dict[str, str], w: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    w.jira.create(summary="s", customfield_10042="known")
+    w.sync(w.site(custom_fields={**fields, "customfield_10042": "Acceptance criteria"}))
+    (unknown,) = fields
+    assert [record.getMessage() for record in caplog.records] == [
+        f"tracker: Jira has no field {unknown} that this account sees: check custom_fields"
+    ]
+    assert w.summaries() == w.truth()
+
+
+def test_fields_that_may_not_be_listed_stop_no_one(w: World, caplog: pytest.LogCaptureFixture) -> None:
+    with world() as cloud:
+        cloud.jira.create(summary="s")
+        cloud.faults.next(answer(403), prefix="/rest/api/3/field")
+        cloud.sync(cloud.site(custom_fields={"customfield_77": "Steps"}))
+        assert cloud.summaries() == cloud.truth()
+    assert caplog.records == []
 
 
 def test_limits_are_waited_out_and_shown(w: World) -> None:

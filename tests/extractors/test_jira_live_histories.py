@@ -63,7 +63,7 @@ def happen(w: World, event: Event) -> None:
 def reconcile(w: World) -> None:
     """What a census lacks is looked at, and deleted only where Jira says so."""
     listed = {reference.native_id for some in w.site().census() for reference in some}
-    missing = [Reference(Kind.ISSUE, number) for number in w.held.keys() - listed]
+    missing = [Reference(Kind.ISSUE, number, w.jira.keys[int(number)]) for number in w.held.keys() - listed]
     for page in w.site().look_again(missing):
         w.keep(page)
 

@@ -41,8 +41,12 @@ def documents(w: World, **options: Any) -> dict[str, Document]:
     return {document.key: document for document in found}
 
 
+def references(w: World, *ids: int) -> list[Reference]:
+    return [Reference(Kind.ISSUE, str(number), w.jira.keys[number]) for number in ids]
+
+
 def looked_at(w: World, *ids: int, **options: Any) -> Page:
-    pages = list(w.site(**options).look_again([Reference(Kind.ISSUE, str(number)) for number in ids]))
+    pages = list(w.site(**options).look_again(references(w, *ids)))
     return Page(
         tuple(record for page in pages for record in page.records),
         tuple(tombstone for page in pages for tombstone in page.tombstones),
@@ -99,8 +103,9 @@ def test_comments_too_many_for_one_answer_are_asked_for_in_smaller_pages(cloud: 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_restricted_comments_are_counted_and_read_only_if_wanted(kept: bool, w: World) -> None:
+    w.jira.service_desks = {"ABC"}
     number = w.jira.create(summary="s")
-    w.jira.comment(number, "for all")
+    w.jira.comment(number, "for all", jsdPublic=True)
     w.jira.comment(number, "for admins", visibility={"type": "role", "value": "Administrators"})
     w.jira.comment(number, "for agents", jsdPublic=False)
     w.sync(w.site(restricted_comments=kept))
@@ -109,6 +114,7 @@ def test_restricted_comments_are_counted_and_read_only_if_wanted(kept: bool, w: 
     payload = document.record.payload
     assert [text in document.text for text in ("for all", "for admins", "for agents")] == [True, kept, kept]
     assert [text in payload for text in (b"for admins", b"for agents")] == [kept, kept]
+    assert w.jira.asked["comments"] == (1 if w.jira.data_center and not kept else 0)
 
 
 def test_comments_that_are_left_out_are_neither_paged_nor_kept(cloud: World) -> None:

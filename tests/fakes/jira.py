@@ -10,6 +10,7 @@ import base64
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -75,6 +76,7 @@ class FakeJira(JiraContents):
         self.epoch_dates = epoch_dates
         self.page_cap = page_cap
         self.forbidden: set[int] = set()  # 403 when asked for by id
+        self.administered: set[str] = set()  # projects whose settings the account sees though it lost them
         self.broken: set[int] = set()  # any answer with one of these is torn
         self.unhandy: set[int] = set()  # bulkfetch gives these alone, or else as issueErrors
         self.asked: Counter[str] = Counter()  # endpoint -> requests
@@ -86,6 +88,7 @@ class FakeJira(JiraContents):
                 for method, path, name, answer in (
                     ("GET", "serverInfo", "serverInfo", self._server_info),
                     ("GET", "myself", "myself", self._myself),
+                    ("GET", "mypermissions", "mypermissions", self._my_permissions),
                     ("GET", "field", "field", self._field),
                     ("POST", "search/jql", "search", self._search_cloud),
                     ("POST", "search/approximate-count", "count", self._count),
@@ -104,9 +107,13 @@ class FakeJira(JiraContents):
         self.queries.append(text)
         self.catch_up()
         try:
-            return parse(text, zone=ZoneInfo(self.time_zone), epoch_dates=self.epoch_dates)
+            query = parse(text, zone=ZoneInfo(self.time_zone), epoch_dates=self.epoch_dates)
         except BadJql as error:
             raise _Refusal(400, str(error)) from None
+        for project in query.projects:
+            if not self.sees_project(project):
+                raise _Refusal(400, f"The value '{project}' does not exist for the field 'project'.")
+        return query
 
     def _search_cloud(self, request: Request, body: Any) -> Any:
         self._only(cloud=True)
@@ -195,9 +202,8 @@ class FakeJira(JiraContents):
         ids = [int(each) for each in body["issueIdsOrKeys"]]
         if len(ids) > BULK_FETCH:
             raise _Refusal(400, f"The number of issues must not exceed {BULK_FETCH}.")
-        seen = [
-            self.issues[each] for each in sorted(set(ids)) if each in self.issues and each not in self.hidden
-        ]
+        there = [self.issues[each] for each in sorted(set(ids)) if each in self.issues]
+        seen = [issue for issue in there if self.sees_issue(issue)]
         seen = seen if self._sees(request) else []
         refused = self.unhandy if len(ids) > 1 else set()
         self._tear({issue.id for issue in seen} - refused)
@@ -221,7 +227,8 @@ class FakeJira(JiraContents):
             raise _Refusal(400, "This server knows no other order.")
         start, asked = (int(request.query_params[name]) for name in ("startAt", "maxResults"))
         limit = min(asked, COMMENTS_PER_PAGE)
-        page = comments[start : start + limit]
+        expands = "properties" in request.query_params.get("expand", "").split(",")
+        page = [self._comment(each, expands) for each in comments[start : start + limit]]
         return {"startAt": start, "maxResults": limit, "total": len(comments), "comments": page}
 
     def _visible(self, request: Request) -> Issue:
@@ -229,17 +236,31 @@ class FakeJira(JiraContents):
         if issue_id in self.forbidden:
             raise _Refusal(403, "You do not have permission to view this issue.")
         issue = self.issues.get(issue_id)
-        if issue is None or issue_id in self.hidden or not self._sees(request):
+        if issue is None or not self.sees_issue(issue) or not self._sees(request):
             raise _Refusal(404, NOT_THERE)
         return issue
 
     def _shown(self, issue: Issue, fields: list[str]) -> dict[str, Any]:
         shown = {name: issue.fields[name] for name in fields if name in issue.fields}
+        if "project" in shown:
+            is_desk = issue.project in self.service_desks
+            shown["project"] = {
+                **shown["project"],
+                "projectTypeKey": "service_desk" if is_desk else "software",
+            }
         if "comment" in fields:
             inline = issue.comments if self.data_center else issue.comments[-INLINE_COMMENTS:]
+            inline = [self._comment(each, expands=False) for each in inline]
             total = len(issue.comments)
             shown["comment"] = {"comments": inline, "total": total, "maxResults": len(inline), "startAt": 0}
         return {"expand": "renderedFields", "id": str(issue.id), "key": issue.key, "fields": shown}
+
+    def _comment(self, comment: Mapping[str, Any], expands: bool) -> dict[str, Any]:
+        """Cloud says at once which are internal to a service desk; Data Center by a property, to those who ask."""
+        shown = dict(comment)
+        if self.data_center and (public := shown.pop("jsdPublic", None)) is not None and expands:
+            shown["properties"] = [{"key": "sd.public.comment", "value": {"internal": not public}}]
+        return shown
 
     def _tear(self, ids: set[int]) -> None:
         if ids & self.broken:
@@ -256,17 +277,25 @@ class FakeJira(JiraContents):
             raise _Refusal(401, "Client must be authenticated to access this resource.")
         return {"accountId": "id-headrace", "timeZone": self.time_zone}
 
+    def _my_permissions(self, request: Request, body: Any) -> Any:
+        if not self.data_center and "permissions" not in request.query_params:
+            raise _Refusal(400, "The permissions query parameter is required.")
+        project = request.query_params["projectKey"].upper()
+        if not self._sees(request) or (not self.sees_project(project) and project not in self.administered):
+            raise _Refusal(404, f"No project could be found with key '{project}'.")
+        has = self.sees_project(project)
+        return {"permissions": {"BROWSE_PROJECTS": {"key": "BROWSE_PROJECTS", "havePermission": has}}}
+
     def _field(self, request: Request, body: Any) -> Any:
         epic = {
             "id": EPIC_FIELD,
             "custom": True,
             "schema": {"custom": "com.pyxis.greenhopper.jira:gh-epic-link"},
         }
-        return [
-            {"id": "summary", "schema": {"type": "string", "system": "summary"}},
-            epic,
-            {"id": "thumbnail"},
-        ]
+        summary = {"id": "summary", "schema": {"type": "string", "system": "summary"}}
+        custom = {name for issue in self.issues.values() for name in issue.fields if "customfield" in name}
+        others = [{"id": name, "custom": True} for name in sorted(custom - {EPIC_FIELD})]
+        return [summary, epic, {"id": "thumbnail"}, *others]
 
     def _only(self, *, cloud: bool) -> None:
         if self.data_center is cloud:
@@ -301,6 +330,7 @@ class FakeJira(JiraContents):
     def _headers(self, request: Request) -> dict[str, str]:
         known = "authorization" in request.headers and self._sees(request)
         headers = {"x-ausername": "headrace" if known else "anonymous"}
+        headers["date"] = format_datetime(self.now(), usegmt=True)
         if self._failed_login(request):
             headers["x-seraph-loginreason"] = (
                 "AUTHENTICATION_DENIED" if self.captcha else "AUTHENTICATED_FAILED"

@@ -53,6 +53,9 @@ class JiraContents:
         self.search_lag_s = search_lag_s
         self.issues: dict[int, Issue] = {}
         self.hidden: set[int] = set()  # from the account that asks, as if they were not there
+        self.lost: set[str] = set()  # projects that are hidden so with all that is in them
+        self.service_desks: set[str] = set()  # projects
+        self.keys: dict[int, str] = {}  # issue -> its key, also of those that were deleted: the last one
         self._keys: Counter[str] = Counter()  # project -> last number given
         self._next_id = 10_000
         self._next_comment = 100_000
@@ -97,6 +100,17 @@ class JiraContents:
     def delete(self, issue_id: int) -> None:
         del self.issues[issue_id]
         self._put(issue_id, None)
+
+    def delete_project(self, project: str) -> None:
+        for issue_id in [issue.id for issue in self.issues.values() if issue.project == project]:
+            self.delete(issue_id)
+        del self._keys[project]
+
+    def sees_project(self, project: str) -> bool:
+        return project in self._keys and project not in self.lost
+
+    def sees_issue(self, issue: Issue | Indexed) -> bool:
+        return issue.id not in self.hidden and issue.project not in self.lost
 
     def comment(self, issue_id: int, body: Any, author: str = "ines", **more: Any) -> int:
         """Args: more: `visibility`, `jsdPublic`."""
@@ -156,6 +170,7 @@ class JiraContents:
         self._late.append(_Late(due_at, self._turn, issue_id, indexed))
 
     def _indexed(self, issue: Issue) -> Indexed:
+        self.keys[issue.id] = issue.key
         return Indexed(
             issue.id,
             issue.key,
@@ -193,7 +208,7 @@ class JiraContents:
             issue = self.index[row[1]]
             if query.ids is not None and after is not None and row <= after:
                 continue
-            if issue.id not in self.hidden and query.matches(issue):
+            if self.sees_issue(issue) and query.matches(issue):
                 yield issue
 
     def _rows(self, query: Query, after: tuple[int, int] | None) -> Iterator[tuple[int, int]]:

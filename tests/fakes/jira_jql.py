@@ -33,6 +33,7 @@ class Query:
         order: `created` or `updated`; ties by id.
         since_ms: a lower bound on `order` that every match meets, so that nobody walks over all issues.
         ids: where the query names them.
+        projects: that it names, in upper case.
     """
 
     matches: Condition
@@ -41,6 +42,7 @@ class Query:
     since_ms: int
     ids: frozenset[int] | None
     bounded: bool
+    projects: frozenset[str]
 
 
 class BadJql(Exception):
@@ -64,6 +66,7 @@ class _Parser:
         self._at = 0
         self._since: dict[str, int] = {}
         self._ids: frozenset[int] | None = None
+        self._projects: set[str] = set()
         self._depth = 0
         at = 0
         text = text.rstrip()
@@ -89,7 +92,8 @@ class _Parser:
         if self._at < len(self._tokens):
             raise BadJql(f"Error in the JQL Query: expected nothing after {self._tokens[self._at - 1][1]!r}.")
         since_ms = 0 if descending else self._since.get(order, 0)
-        return Query(matches, order, descending, since_ms, self._ids, bounded)
+        projects = frozenset(self._projects)
+        return Query(matches, order, descending, since_ms, self._ids, bounded, projects)
 
     def _order(self) -> tuple[str, bool]:
         field, descending = self._word().lower(), False
@@ -154,6 +158,8 @@ class _Parser:
             if self._depth == 0:
                 self._ids = ids
             return lambda issue: issue.id in ids
+        if field == "project":
+            self._projects |= {value.upper() for value in values}
         known = frozenset(value.lower() for value in values)
         if field == "labels":
             return lambda issue: any(label.lower() in known for label in issue.labels) is not unless

@@ -12,7 +12,7 @@ import orjson
 from extractors.base import Cursor, Extractor, OnWait, Page
 from runners.slices import BuildExtractor
 from schemas.documents import Format, Kind, Reference, SourceRecord, Tombstone
-from schemas.errors import PipelineError, SourceTimeout
+from schemas.errors import OutOfSight, PipelineError, SourceTimeout
 from schemas.sources import ExportSource, Source
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,6 +33,7 @@ class MemorySource:
     Args:
         hidden: ids that listings and censuses leave out, though they are there.
         unanswered: ids that nothing is said of.
+        out_of_sight: as `unanswered`, and that is said after all pages.
         listing: how the next listing comes: `twice` gives each page two times, `backwards` in reverse.
         sweep: list everything, not only what changed since.
         fails_in: steps (pages and parts of a census) until the next failure; None never fails.
@@ -45,6 +46,7 @@ class MemorySource:
     items: dict[str, Item] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     unanswered: set[str] = field(default_factory=set)
+    out_of_sight: set[str] = field(default_factory=set)
     listing: str = "plain"
     sweep: bool = False
     fails_in: int | None = None
@@ -110,7 +112,9 @@ class MemorySource:
             self._step()
             asked = [one.native_id for one in references[start : start + self.page_records]]
             self.looked_at += asked
-            answered = [native_id for native_id in asked if native_id not in self.unanswered]
+            answered = [
+                native_id for native_id in asked if native_id not in self.unanswered | self.out_of_sight
+            ]
             yield Page(
                 records=tuple(self._record(one) for one in answered if one in self.items),
                 tombstones=tuple(
@@ -119,6 +123,9 @@ class MemorySource:
                     if one not in self.items
                 ),
             )
+
+        if self.out_of_sight & {one.native_id for one in references}:
+            raise OutOfSight(f"source {self.name!r}: project MILL is out of sight")
 
     def _record(self, native_id: str) -> SourceRecord:
         item = self.items[native_id]

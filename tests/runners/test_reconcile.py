@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from rich.console import Console
 
+import pipelines.reconcile
 from benchmarks.stand_in import no_model
 from runners.progress_bar import run_progress
 from runners.reconcile import ReconcileSummary, reconcile_sources
@@ -109,6 +110,24 @@ def test_what_nothing_is_said_of_stays(config: Config, database: Store) -> None:
     (report,) = reconciled(config, source).reports
     assert (report.gone, report.there, report.unanswered) == (0, 0, 1)
     assert "1" in live(database)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_part_out_of_sight_stays_and_is_named_and_the_rest_is_reconciled(
+    force: bool, config: Config, database: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines.reconcile, "LOOKED_AT_ONCE", 2)
+    source = filled(config, 12)
+    for number in ("1", "2", "3", "4", "5"):
+        source.delete(number)
+    source.out_of_sight = {"1", "3"}
+    summary = reconciled(config, source, force=force)
+    (report,) = summary.reports
+    assert not summary.ok
+    assert report.refused == "source 'tickets': project MILL is out of sight"
+    assert (report.gone, report.there, report.unanswered) == (3, 0, 2)
+    assert live(database) == source.items.keys() | {"1", "3"}
+    assert state(database).reconcile_error == report.refused
 
 
 def test_an_incomplete_census_deletes_nothing(config: Config, database: Store) -> None:
