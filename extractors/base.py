@@ -84,7 +84,7 @@ class Verifiable(Protocol):
         Cursors of these pages mean nothing.
 
         Raises:
-            OutOfSight: after all pages: a part of the source is gone as a whole, or hidden, and with it some of these.
+            OutOfSight: after all pages: a part of the source is gone whole, or hidden, and with it some of these.
             PipelineError: the source cannot be asked, or refuses.
         """
         ...

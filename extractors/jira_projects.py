@@ -17,47 +17,35 @@ _KEY = re.compile(r"(?P<project>[A-Za-z][A-Za-z0-9_]{0,254})-[0-9]+", re.ASCII)
 class ProjectSight:
     """Asks for each project once: keep it no longer than one look at some issues.
 
-    Args:
-        configured: keys of the projects that the source is limited to; none for all.
     Attributes:
         lost: projects asked for that are out of sight, in order.
     """
 
-    def __init__(self, api: JiraApi, configured: Sequence[str]) -> None:
+    def __init__(self, api: JiraApi) -> None:
         self.lost: list[str] = []
         self._api = api
-        self._configured = {key.upper() for key in configured}
         self._seen: dict[str, bool] = {}
 
     def believes(self, issue_key: str) -> bool:
-        """Whether an issue that was known by this key is gone when Jira has it no more.
-
-        Its project is in sight, or is none of those that the source is limited to, all of which are in sight: so a
-        person says that a whole project may go. Without a key there is no saying.
-        """
+        """Whether an issue that was known by this key is gone when Jira has it no more: its project is in sight."""
         match = _KEY.fullmatch(issue_key)
         if match is None:
             return False
         project = match["project"].upper()
-        limited_to_others = self._configured and project not in self._configured
-        if self._sees(project) or (limited_to_others and all(map(self._sees, sorted(self._configured)))):
-            return True
-        if project not in self.lost:
-            self.lost.append(project)
-        return False
+        if project not in self._seen:
+            self._seen[project] = self._api.may_browse(project)
+            if not self._seen[project]:
+                self.lost.append(project)
+        return self._seen[project]
 
     def raise_lost(self) -> None:
         """Raises: OutOfSight: a project is."""
         if self.lost:
             raise OutOfSight(
                 f'source "{self._api.source}": {_shown(self.lost)} not there, or hidden from the account of token: no'
-                " issue goes for that; give the account Browse projects, or name in projects only what is to stay"
+                " issue goes for that; give the account Browse projects, or have projects name the others and run"
+                " `headrace forget`"
             )
-
-    def _sees(self, project: str) -> bool:
-        if project not in self._seen:
-            self._seen[project] = self._api.may_browse(project)
-        return self._seen[project]
 
 
 def refused_scope(api: JiraApi, error: QueryRefused, projects: Sequence[str]) -> QueryRefused:

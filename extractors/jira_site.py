@@ -189,7 +189,7 @@ class JiraSite:
         if not keys:
             return
         api = self._asked
-        sight = ProjectSight(api.site, self._settings.projects)
+        sight = ProjectSight(api.site)
         for some in api.issues.portions(list(keys)):
             yield self._looked_at(api, sight, some, keys)
         sight.raise_lost()
