@@ -30,16 +30,18 @@ from extractors.git_plan import (
     planned,
     reached,
 )
-from extractors.git_process import FATAL, GitFailed, split_stream
-from extractors.git_repository import Repository, open_repository
+from extractors.git_process import FATAL, GitFailed, git_version, split_stream
+from extractors.git_repository import Repository, matching, open_repository
 from schemas.documents import Format, Kind, SourceRecord, Tombstone
-from schemas.errors import NotARepository
+from schemas.errors import MissingFile, NotARepository
 from schemas.sources import GitSource
 
 PAGE_RECORDS = 200
 PAGE_BYTES = 1 << 20
 REFERENCES = 500
 SILENCE_S = 120.0
+COMPARES_SINCE = (2, 39)
+"""Before it, `git patch-id --stable` gave one id to all changes of binary files alone."""
 FRESH = timedelta(seconds=60)
 """An estimate has the mirror brought up to date; `pages` takes it as it is for so long."""
 UNREACHABLE = "unreachable after force push or branch deletion"
@@ -145,6 +147,20 @@ class GitRepository:
             except GitFailed:
                 return None
 
+    def check(self) -> str:
+        """Ask whether it can be read, without cloning it; what was found, in a few words.
+
+        Raises:
+            PipelineError: as `pages`.
+        """
+        self._check_git()
+        globs = self._settings.refs or ("HEAD",)
+        if self._mirror is None:
+            found = list(self._open(self._settings.path or Path()).snapshot(globs).tips)
+        else:
+            found = matching(self._mirror.refs(), globs)
+        return f"readable, {len(found):,} of its refs match {', '.join(globs)}"
+
     def close(self) -> None:
         """Nothing is held open between pages."""
 
@@ -201,6 +217,7 @@ class GitRepository:
     @contextmanager
     def _opened(self, *, fresh_enough: bool = False) -> Iterator[Repository]:
         """The repository as it is now; a mirror that cannot be read is made anew the next time."""
+        self._check_git()
         settings, mirror = self._settings, self._mirror
         if mirror is None:
             yield self._open(settings.path or Path())
@@ -230,6 +247,13 @@ class GitRepository:
                 "or leave cherry_picks out"
             )
         return repository
+
+    def _check_git(self) -> None:
+        if not self._settings.cherry_picks and (found := git_version()) < COMPARES_SINCE:
+            raise MissingFile(
+                f"git {'.'.join(map(str, found))} is too old for cherry_picks = false of source {self.name}: install "
+                f"git {'.'.join(map(str, COMPARES_SINCE))} or newer, or leave cherry_picks out"
+            )
 
     def _snapshot(self, repository: Repository) -> Snapshot:
         snapshot = repository.snapshot(self._settings.refs)

@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from extractors.git_process import Git, GitFailed
 from extractors.git_remote import MIRRORED_HEAD, failure, reason, refspecs, variables
 from extractors.git_repository import setting
 from schemas.clone_urls import protocol_of
-from schemas.errors import NoRoom, SourceTimeout, WrongAddress
+from schemas.errors import NoRoom, PipelineError, SourceTimeout, WrongAddress
 from schemas.ids import digest
 from schemas.sections import resolve_secret
 from schemas.sources import GitSource
@@ -131,6 +132,25 @@ class Mirror:
         except OSError as error:
             raise self._no_room(error) from None
 
+    def refs(self) -> list[str]:
+        """Names of the refs at the address, HEAD among them; asks for no more, and neither needs nor makes a mirror.
+
+        Raises:
+            PipelineError: as `update`.
+        """
+        with tempfile.TemporaryDirectory(prefix="headrace-git-") as scratch:
+            path = Path(scratch).resolve() / "asking.git"
+            self._init(path, "sha1")
+            git, secrets = self._talking(path)
+            try:
+                listed = git.output("ls-remote", "origin").decode("utf-8", "backslashreplace")
+            except GitFailed as error:
+                raise self._meant(error, secrets, known=False) from None
+            if not listed:
+                self._check_that_git_is_spoken(git)
+        names = [line.partition("\t")[2] for line in listed.splitlines()]
+        return [name for name in names if not name.endswith("^{}")]  # what a tag leads to
+
     def distrust(self) -> None:
         """Have the mirror made anew at the next update, as reading it failed."""
         with suppress(OSError):
@@ -215,9 +235,7 @@ class Mirror:
             GitFailed: for a reason that may lie in the mirror.
         """
         name = self._settings.name
-        token = self._settings.token and resolve_secret(self._settings.token, f"token of source {name}")
-        told = variables(self._url, self._settings.user, token, self._silence_s, os.environ)
-        git = Git(path, self._silence_s, variables=told, held=(lock,))
+        git, secrets = self._talking(path, lock)
         arguments = (*_FETCH, f"--filter={self._filter}") if self._filter else _FETCH
         lines = "\n".join((*refspecs(self._settings.refs), "")).encode()
         tell = paced(self._on_wait)
@@ -228,32 +246,42 @@ class Mirror:
                     what, how_much = found[-1]
                     tell(f"{name}: {what.decode().lower()} {how_much.decode()}")
         except GitFailed as error:
-            secrets = [value for key, value in told.items() if token and value.startswith("Authorization: ")]
-            secrets += [value.rpartition(" ")[2] for value in secrets] + ([token] if token else [])
-            if meant := failure(error.said, name, self._url, str(self._folder), secrets, known):
-                raise meant from None
-            raise GitFailed(
-                f"source {name}: git cannot fetch from {self._url} ({reason(error.said, secrets)}): try by hand",
-                error.status,
-                _OTHER_FORMAT if _OTHER_FORMAT in error.said else "",
-            ) from None
-        if not git.output("for-each-ref", "--count=1") and not self._speaks_git(git):
-            raise WrongAddress(
-                f"source {name}: {self._url}: what answers there is no git server, but a page to log in at, say: "
-                "change url, or token"
-            )
+            raise self._meant(error, secrets, known) from None
+        if not git.output("for-each-ref", "--count=1"):
+            self._check_that_git_is_spoken(git)
         if self._filter:
             with suppress(GitFailed):  # the one file that is read; most repositories have none
                 git.output("cat-file", "-e", "HEAD:.mailmap")
         self._unfinished.unlink()
 
-    def _speaks_git(self, git: Git) -> bool:
-        """Whether an answer without refs is one: git takes any text on the web for the listing of an empty folder."""
+    def _talking(self, path: Path, *held: int) -> tuple[Git, list[str]]:
+        """A git that may talk to the origin, and what of its environment is not to be shown."""
+        setting = f"token of source {self._settings.name}"
+        token = self._settings.token and resolve_secret(self._settings.token, setting)
+        told = variables(self._url, self._settings.user, token, self._silence_s, os.environ)
+        secrets = [value for value in told.values() if token and value.startswith("Authorization: ")]
+        secrets += [value.rpartition(" ")[2] for value in secrets] + ([token] if token else [])
+        return Git(path, self._silence_s, variables=told, held=held), secrets
+
+    def _meant(self, error: GitFailed, secrets: Sequence[str], known: bool) -> PipelineError:
+        """What git's last words mean; `GitFailed` where the reason may lie in the mirror."""
+        name, said = self._settings.name, error.said
+        return failure(said, name, self._url, str(self._folder), secrets, known) or GitFailed(
+            f"source {name}: git cannot fetch from {self._url} ({reason(said, secrets)}): try by hand",
+            error.status,
+            _OTHER_FORMAT if _OTHER_FORMAT in said else "",
+        )
+
+    def _check_that_git_is_spoken(self, git: Git) -> None:
+        """An answer without refs may be none: git takes any text on the web for the listing of an empty folder."""
         if protocol_of(self._url) not in ("http", "https"):
-            return True
+            return
         traced = replace(git, variables={**git.variables, "GIT_TRACE_PACKET": "1"})
-        said = b"".join(traced.narration("ls-remote", "origin"))
-        return bool(_SPOKEN.search(said))
+        if not _SPOKEN.search(b"".join(traced.narration("ls-remote", "origin"))):
+            raise WrongAddress(
+                f"source {self._settings.name}: {self._url}: what answers there is no git server, but a page to log "
+                "in at, say: change url, or token"
+            )
 
     def _repack(self, lock: int) -> None:
         """Make one pack of many. Nothing is lost by it: not what a force push left behind, either."""

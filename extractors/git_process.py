@@ -220,6 +220,16 @@ class Git:
         )
 
 
+def git_version() -> tuple[int, ...]:
+    """Major and minor version of git.
+
+    Raises:
+        MissingFile: there is none.
+    """
+    said = Git(Path("/"), silence_s=60).output("version")
+    return tuple(int(part) for part in re.findall(rb"\d+", said)[:2])
+
+
 def split_stream(blocks: Iterable[bytes], separator: bytes) -> Iterator[bytes]:
     """The pieces between separators, whatever the sizes of the blocks; linear however long a piece is."""
     unfinished: list[bytes] = []

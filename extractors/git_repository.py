@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -89,6 +89,12 @@ def full_glob(glob: str) -> str:
     return glob if glob == "HEAD" or glob.startswith("refs/") else f"refs/heads/{glob}"
 
 
+def matching(refs: Iterable[str], globs: Sequence[str]) -> list[str]:
+    """Those of some full names that a glob matches."""
+    full = [full_glob(glob) for glob in globs]
+    return [ref for ref in refs if any(fnmatchcase(ref, glob) for glob in full)]
+
+
 def setting(git: Git, name: str) -> str:
     """First value of the setting whose name matches the regular expression, empty if it is not set."""
     try:
@@ -104,13 +110,12 @@ def _tips(git: Git, globs: Sequence[str]) -> dict[str, str]:
     if not globs or "HEAD" in globs:
         with suppress(GitFailed):  # a branch without commits
             tips["HEAD"] = _line(git.output("rev-parse", "--verify", "--quiet", "HEAD"))
-    full = [full_glob(glob) for glob in globs if glob != "HEAD"]
-    if full:
+    named = [glob for glob in globs if glob != "HEAD"]
+    if named:
         listed = git.output("for-each-ref", "--format=%(objectname) %(refname)")
-        for line in listed.decode("utf-8", "backslashreplace").split("\n"):
-            tip, _, ref = line.partition(" ")
-            if ref and any(fnmatchcase(ref, glob) for glob in full):
-                tips[ref] = tip
+        lines = listed.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
+        found = {ref: tip for tip, _, ref in (line.partition(" ") for line in lines)}
+        tips |= {ref: found[ref] for ref in matching(found, named)}
     return tips
 
 

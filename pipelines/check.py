@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+from extractors.base import Checkable
 from extractors.read import build_extractor
 from schemas.config import Config
 from schemas.errors import PipelineError
@@ -64,6 +65,8 @@ def _model(config: Config) -> str:
 
 def _source(source: Source, config: Config) -> str:
     with closing(build_extractor(source, config.client, config.data_dir, _not_waiting)) as extractor:
+        if isinstance(extractor, Checkable):
+            return extractor.check()
         for page in extractor.pages(None):
             if page.read:
                 break

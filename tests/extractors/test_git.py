@@ -433,6 +433,15 @@ def test_the_page_on_the_web_comes_from_origin_without_its_password(repo: Repo) 
     assert last_payload(source(repo, web_url="https://git.acme.com/dig/tunnel"))["repo"] == "dig/tunnel"
 
 
+def test_a_check_counts_the_refs_that_are_wanted(repo: Repo) -> None:
+    repo.commit()
+    repo("branch", "topic")
+    assert source(repo).check() == "readable, 1 of its refs match HEAD"
+    assert source(repo, refs=("top*", "gone")).check() == "readable, 1 of its refs match top*, gone"
+    with pytest.raises(NotARepository):
+        source(repo.path / "gone").check()
+
+
 def test_what_is_no_repository_is_refused_with_what_to_do(repo: Repo, tmp_path: Path) -> None:
     repo.commit(**{"inner/file": "x"})
     file = tmp_path / "file"

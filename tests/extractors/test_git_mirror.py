@@ -251,6 +251,25 @@ def test_only_the_refs_wanted_are_fetched(repo: Repo, url: str, data_dir: Path, 
     assert set(shas(source(url, refs=["HEAD", "release/[0-9]*"]).pages(None))) == {main, release, private}
 
 
+def test_a_check_asks_for_refs_and_clones_nothing(repo: Repo, url: str, data_dir: Path, source: Make) -> None:
+    assert source(url).check() == "readable, 0 of its refs match HEAD"
+    repo.commit()
+    for branch in ("release/1", "release/2", "topic"):
+        repo("branch", branch)
+    repo("tag", "-a", "-m", "One", "v1")
+    for address in (url, repo.path):
+        assert source(address).check() == "readable, 1 of its refs match HEAD"
+        wanted = source(address, refs=["main", "release/*", "refs/tags/*"]).check()
+        assert wanted == "readable, 4 of its refs match main, release/*, refs/tags/*"
+    assert not (data_dir / "mirrors").exists()
+
+
+def test_a_check_of_a_repository_of_the_other_object_format(source: Make, tmp_path: Path) -> None:
+    repo = Repo(tmp_path / "other", "--object-format=sha256")
+    repo.commit()
+    assert source(repo.path).check() == "readable, 1 of its refs match HEAD"
+
+
 def test_where_only_messages_are_wanted_no_contents_are_fetched(
     repo: Repo, url: str, data_dir: Path, source: Make
 ) -> None:
@@ -555,6 +574,11 @@ def test_each_refusal_is_one_line_that_says_what_to_do(
         next(source(url, token="env:TUNNEL_TOKEN").pages(None))
     assert url in one_line(caught.value)
     assert not mirror_of(data_dir).exists()
+    server.clear()
+    server.next(fault, times=9)
+    with pytest.raises(expected, match=said) as checked:
+        source(url, token="env:TUNNEL_TOKEN").check()
+    assert url in one_line(checked.value)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,10 +18,10 @@ import extractors.git as git_source
 from extractors.base import Cursor, Page, Reference
 from extractors.git import SAME_CHANGE, GitRepository
 from schemas.documents import Kind
-from schemas.errors import NoRoom, NotARepository
+from schemas.errors import MissingFile, NoRoom, NotARepository
 from schemas.sources import GitSource
 from tests.extractors.test_git import NOW, buried, cursor_after, partial_clone, shas
-from tests.fakes.git_repo import Repo
+from tests.fakes.git_repo import GIT, Repo
 
 
 @pytest.fixture
@@ -180,6 +181,33 @@ def test_a_mirror_whose_changes_are_compared_has_contents(repo: Repo, original: 
     url = f"file://{repo.path}"
     pages = list(source(path=None, url=url, files=False).pages(None))
     assert skipped(pages) == 1
+
+
+def test_a_git_that_takes_binary_changes_for_the_same_is_refused(
+    repo: Repo, original: str, source: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tmp_path / "bin" / "git"
+    older.parent.mkdir()
+    older.write_text(
+        f'#!/bin/sh\ncase "$*" in *version) echo git version 2.38.9.windows.1;; *) exec {GIT} "$@";; esac\n'
+    )
+    older.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{older.parent}:{os.environ['PATH']}")
+    with pytest.raises(MissingFile, match=r"git 2\.38 is too old .* install git 2\.39 or newer"):
+        list(source().pages(None))
+    with pytest.raises(MissingFile, match="too old"):
+        source().check()
+    assert shas(list(source(cherry_picks=True).pages(None)))
+
+
+def test_changes_of_binary_files_alone_are_told_apart(repo: Repo, original: str, source: Make) -> None:
+    added = set()
+    for content in (b"\0one", b"\0two"):
+        (repo.path / "picture").write_bytes(content)
+        repo("add", "picture")
+        repo("commit", "-q", "-m", "Draw")
+        added.add(repo("rev-parse", "HEAD"))
+    assert added <= set(shas(list(source().pages(None))))
 
 
 def test_a_clone_without_contents_is_refused(repo: Repo, source: Make, tmp_path: Path) -> None:
