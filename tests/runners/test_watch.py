@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -20,7 +21,7 @@ from runners.slices import BuildExtractor
 from runners.watch import watch as follow
 from schemas.config import Config, Reconcile
 from schemas.documents import Kind, Reference
-from schemas.errors import AccessRefused, SetupError
+from schemas.errors import AccessRefused, RateLimited, SetupError, SourceTimeout
 from schemas.sources import ExportSource, GitSource
 from tests.fakes.git_repo import Repo
 from tests.runners.memory_source import MemorySource, building, configured
@@ -160,6 +161,55 @@ def test_one_source_that_hangs_and_one_that_fails_hold_up_no_other(
     assert view.said.count(refused) == 1
     assert "hanging: well again" in view.said
     assert view.state("failing").last_success_at is None
+
+
+def test_each_source_is_polled_at_its_own_interval(make_config: MakeConfig, database: Store) -> None:
+    sources = [MemorySource("often"), MemorySource("seldom")]
+    config = make_config().model_copy(
+        update={"sources": (configured("often", INTERVAL_S), configured("seldom", 3600))}
+    )
+    with followed(config, database, building(*sources)) as view:
+        view.until(lambda: all(view.state(one.name).last_success_at for one in sources))
+        seldom_at = view.state("seldom").last_polled_at
+        for _ in range(3):
+            polled_at = view.state("often").last_polled_at
+            view.until(lambda at=polled_at: view.state("often").last_polled_at != at)  # type: ignore[misc]
+        planned = view.state("seldom")
+    assert planned.last_polled_at == seldom_at
+    assert planned.next_poll_at is not None
+    assert planned.last_success_at is not None
+    assert planned.next_poll_at - planned.last_success_at == timedelta(hours=1)
+
+
+def test_a_source_that_fails_is_tried_later_each_time_or_when_it_said(
+    make_config: MakeConfig, database: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Limited(MemorySource):
+        def pages(self, cursor: Cursor | None) -> Iterator[Page]:
+            raise RateLimited("source 'limited' asks for fewer requests", 7200.0)
+
+    class Recovering(MemorySource):
+        def pages(self, cursor: Cursor | None) -> Iterator[Page]:
+            if len([asked_s for *_, asked_s in asked if asked_s is None]) < 3:
+                raise SourceTimeout("source 'failing' did not answer")
+            yield from super().pages(cursor)
+
+    asked: list[tuple[int, float, float | None]] = []
+
+    def back_off_s(failures: int, interval_s: float, asked_s: float | None = None) -> float:
+        asked.append((failures, interval_s, asked_s))
+        return asked_s or 0.01
+
+    monkeypatch.setattr(watch, "back_off_s", back_off_s)
+    failing, limited = Recovering("failing"), Limited("limited")
+    with followed(with_sources(make_config, failing, limited), database, building(failing, limited)) as view:
+        view.until(lambda: view.state("failing").last_success_at)
+        waits = view.state("limited")
+    assert [failures for failures, _, asked_s in asked if asked_s is None] == [1, 2, 3]
+    assert (1, INTERVAL_S, 7200.0) in asked
+    assert waits.last_polled_at is not None
+    assert waits.next_poll_at is not None
+    assert waits.next_poll_at - waits.last_polled_at >= timedelta(hours=2)
 
 
 def test_a_defect_of_a_source_is_named_and_what_it_quotes_is_not_said(

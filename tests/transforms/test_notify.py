@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ import pytest
 from schemas.ids import document_id
 from schemas.outcomes import Outcome
 from tests.transforms.sinks.test_pgvector import PROCESSING, SPACE, batch, document, tombstone
+from transforms import notify
 from transforms.notify import CHANNEL, MAX_PAYLOAD_BYTES, Change, payload
 from transforms.postgres import Store
 from transforms.sinks.pgvector import write_batch
@@ -69,6 +71,26 @@ def test_nothing_is_said_of_what_was_rolled_back(connection: psycopg.Connection,
         write_batch(connection, batch(document("1", ["a"])), PROCESSING, RUN_ID)
         apply_tombstones(connection, [tombstone("1", at=5)], RUN_ID)
     assert heard() == []
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_nothing_is_stored_that_could_not_be_announced(
+    written: int, connection: psycopg.Connection, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told in the transaction of the change, or a crash between the two would leave a change that nobody hears of."""
+
+    def cut_off(*given: object) -> str:
+        raise KeyboardInterrupt
+
+    write = partial(write_batch, connection, batch(document("1", ["a"])), PROCESSING, RUN_ID)
+    bury = partial(apply_tombstones, connection, [tombstone("1", at=5)], RUN_ID)
+    if written:
+        write()
+    monkeypatch.setattr(notify, "payload", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        (bury if written else write)()
+    stored = connection.execute("SELECT count(*) FROM documents WHERE deleted_at IS NULL").fetchone()
+    assert stored == (written,)
 
 
 def test_what_is_announced_can_be_seen(database: Store, connection: psycopg.Connection, heard: Heard) -> None:
