@@ -257,6 +257,15 @@ def main() -> None:
     except PipelineError as error:
         complain(str(error))
         sys.exit(1)
+    except Exception as error:
+        from transforms.postgres import is_transient
+
+        if not is_transient(error):
+            raise
+        complain(
+            f"the database went away ({type(error).__name__}): see whether the server is well, then run again"
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -201,8 +201,11 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         if name == "not_configured" and not part:
             continue
         if name == "sources":
-            part = [_source_summary(row) for row in part]
-        if isinstance(part, list):
+            console.print(Text(name, style="bold"))
+            print_rows(console, [_source_summary(row) for row in part], "  none")
+            for row in part:
+                _print_problems(console, row)
+        elif isinstance(part, list):
             console.print(Text(name.replace("_", " "), style="bold"))
             print_rows(console, part, "  none")
         elif isinstance(part, Mapping):
@@ -216,7 +219,6 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
 
 def _source_summary(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a person wants to know of a source first."""
-    problems = (row["waiting_for"], row["last_error"], row["reconcile_error"])
     return {
         "source": row["source"],
         "condition": row["condition"],
@@ -225,8 +227,13 @@ def _source_summary(row: Mapping[str, Any]) -> dict[str, Any]:
         "last_success": row["last_success_at"],
         "next_poll": row["next_poll_at"],
         "reconciled": row["last_reconciled_at"],
-        "": next(filter(None, problems), ""),
     }
+
+
+def _print_problems(console: Console, row: Mapping[str, Any]) -> None:
+    """Why a source waits or fails, a line each: too long for a column."""
+    for reason in filter(None, (row["waiting_for"], row["last_error"], row["reconcile_error"])):
+        console.print(Text(f"  {failure_line(row['source'], reason)}", style="yellow"), soft_wrap=True)
 
 
 def print_retry(console: Console, counts: Mapping[str, int]) -> None:
@@ -266,12 +273,14 @@ def print_source_verdicts(console: Console, verdicts: Sequence[SourceVerdict]) -
             "stored": verdict.difference.in_store if verdict.difference else None,
             "missing in source": verdict.difference.missing_in_source if verdict.difference else None,
             "missing in store": verdict.difference.missing_in_store if verdict.difference else None,
-            "": verdict.error or verdict.not_asked,
         }
         for verdict in verdicts
     ]
     print_rows(console, rows, "No source of this client is configured.")
     for verdict in verdicts:
+        if verdict.error or verdict.not_asked:
+            line = f"  {failure_line(verdict.source, verdict.error or f'not asked: {verdict.not_asked}')}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         for side, some in verdict.examples.items():
             console.print(f"  {verdict.source}, missing in {side}: {', '.join(some)}", highlight=False)
     if any(verdict.error for verdict in verdicts):

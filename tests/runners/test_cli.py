@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -20,6 +21,7 @@ from schemas.config import Model
 from tests.fakes.git_repo import Repo
 from tests.runners.world import DSN, Headrace, issue, write_export
 from tests.transforms.embedders.tiny_models import write_model
+from transforms import runs
 from transforms.embedders.models import default_cache_dir, locate_model, space_of
 from transforms.postgres import Store
 
@@ -208,6 +210,32 @@ def test_a_wrong_dsn_is_named_without_its_password(
     assert said in err
     assert "hunter2" not in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_database_that_goes_away_in_mid_run_is_one_line(
+    headrace: Headrace,
+    write_config: Callable[[str], Path],
+    tmp_path: Path,
+    database: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cut_off(*given: Any) -> None:
+        with database.connect() as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        commit(*given)
+
+    commit = runs.commit_slice
+    monkeypatch.setattr(runs, "commit_slice", cut_off)
+    write_export(tmp_path / "a.jsonl", [issue(1)])
+    config = write_config(EXPORT)
+    code, out, err = headrace("run", "-c", config)
+    assert (code, out, err.count("\n")) == (1, "", 1), err
+    assert "the database went away" in err
+    monkeypatch.setattr(runs, "commit_slice", commit)
+    assert headrace("run", "-c", config)[0] == 0
 
 
 def test_a_search_before_any_run_says_what_to_do(

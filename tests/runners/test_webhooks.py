@@ -116,7 +116,13 @@ NAMED = [["issue", "101", "acme/mill#7"]]
 def test_a_signed_delivery_is_stored_before_it_is_answered(
     server: httpx.Client, connection: psycopg.Connection
 ) -> None:
-    answer = _post(server)
+    with ThreadPoolExecutor(1) as threads:
+        with connection.transaction():
+            connection.execute("LOCK TABLE webhook_deliveries IN ACCESS EXCLUSIVE MODE")
+            posted = threads.submit(_post, server)
+            with pytest.raises(TimeoutError):
+                posted.result(0.5)
+        answer = posted.result(10)
     assert (answer.status_code, answer.text) == (202, "stored")
     assert _kept(connection) == [("team/repos", "issues.edited", "d-1", NAMED)]
 
