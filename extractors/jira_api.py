@@ -16,7 +16,7 @@ from extractors import jira_jql
 from extractors.http import Answer, ApiSession
 from extractors.jira_payloads import Value, issue_id
 from extractors.jira_session import check_known
-from schemas.errors import BrokenAnswer
+from schemas.errors import BrokenAnswer, WrongAddress
 
 Deployment = Literal["cloud", "data_center"]
 
@@ -46,6 +46,7 @@ class JiraApi:
         self.source = source
         self._session = session
         self._has_token = has_token
+        self._told = deployment
         self.told_at: datetime | None = None
         self.zone = _zone(self._ask("rest/api/2/myself")) if has_token else None
         self.is_cloud = (deployment or self.ask_deployment()) == "cloud"
@@ -76,8 +77,15 @@ class JiraApi:
         return self._heard(self._session.get(f"{self._root}/{path}", params, tolerated=tolerated))
 
     def post(self, path: str, body: Any) -> Answer:
-        """Raises: as `get`."""
-        return self._heard(self._session.post(f"{self._root}/{path}", body))
+        """Raises: as `get`, and WrongAddress that names `deployment` where that is not what the site is."""
+        try:
+            return self._heard(self._session.post(f"{self._root}/{path}", body))
+        except WrongAddress:
+            if self._told in (None, self.ask_deployment()):
+                raise
+            raise WrongAddress(
+                f'source "{self.source}": Jira does not answer as {self._told}: correct deployment, or leave it out'
+            ) from None
 
     def may_browse(self, project: str) -> bool:
         """Whether the account sees a project, by its key, and not merely its settings.

@@ -26,8 +26,12 @@ class ProjectSight:
         self._api = api
         self._seen: dict[str, bool] = {}
 
-    def believes(self, issue_key: str) -> bool:
+    def proves(self, issue_key: str) -> bool:
         """Whether an issue that was known by this key is gone when Jira has it no more: its project is in sight."""
+        return _KEY.fullmatch(issue_key) is not None and not self.has_lost(issue_key)
+
+    def has_lost(self, issue_key: str) -> bool:
+        """Whether the project of an issue is out of sight; without a key there is no saying."""
         match = _KEY.fullmatch(issue_key)
         if match is None:
             return False
@@ -36,7 +40,7 @@ class ProjectSight:
             self._seen[project] = self._api.may_browse(project)
             if not self._seen[project]:
                 self.lost.append(project)
-        return self._seen[project]
+        return not self._seen[project]
 
     def raise_lost(self) -> None:
         """Raises: OutOfSight: a project is."""

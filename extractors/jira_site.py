@@ -200,12 +200,12 @@ class JiraSite:
         observed_at = self._now()
         found = api.issues.fetch(ids)
         for number in ids:
-            if not found.knows(number):
+            if not found.knows(number) and not sight.has_lost(keys[number]):
                 found.add(api.issues.look(number))
         inside, outside = api.search.sides(list(found.issues))
         reasons = dict.fromkeys(outside, OUTSIDE)
         for number, status in found.absent.items():
-            if status in GONE and sight.believes(keys[number]):
+            if status in GONE and sight.proves(keys[number]):
                 reasons[number] = f"Jira answers {status}: deleted, or hidden from this account"
         here = [number for number in ids if number in inside or number in found.unreadable]
         page = self._page(here, found, observed_at, Place())

@@ -112,9 +112,12 @@ def test_an_address_that_is_no_jira_names_the_setting(w: World) -> None:
         w.sync(w.site(api_url=f"{w.url}/nowhere"))
 
 
-def test_the_wrong_deployment_is_a_wrong_address(w: World) -> None:
-    with pytest.raises(WrongAddress):
+def test_the_wrong_deployment_is_named_where_it_is_wrong(w: World) -> None:
+    with pytest.raises(WrongAddress, match="correct deployment, or leave it out"):
         w.sync(w.site(deployment="cloud" if w.jira.data_center else "data_center"))
+    w.faults.next(answer(404), prefix=f"/rest/api/{2 if w.jira.data_center else 3}/search")
+    with pytest.raises(WrongAddress, match="check site_url"):
+        w.sync(w.site(deployment="data_center" if w.jira.data_center else "cloud"))
 
 
 def test_a_query_that_is_not_understood_names_its_settings(w: World) -> None:

@@ -43,7 +43,7 @@ def test_a_project_that_the_account_lost_takes_no_issue_with_it_and_is_named(w: 
     assert (there, gone) == ([stays], [deleted])
     assert said.startswith('source "tracker": project LOST is not there, or hidden from the account of token')
     assert "\n" not in said
-    assert w.jira.asked["mypermissions"] == 2
+    assert (w.jira.asked["mypermissions"], w.jira.asked["issue"]) == (2, 1)
 
 
 def test_a_project_whose_settings_alone_are_still_seen_is_lost(w: World) -> None:
