@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from extractors.github_payloads import Item, item_of, listed
+from extractors.github_payloads import Item, as_issue, item_of, listed
 from extractors.http import Answer, ApiSession
-from extractors.paginators import next_link
+from extractors.paginators import LinkHeader, PageRequest, next_link
 from schemas.documents import BEGINNING, Kind
 from schemas.errors import BrokenAnswer
 
@@ -29,21 +29,25 @@ NO_LIST = (404, 409, 410, 451)
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One of the lists of a repository that accept `since`.
+    """One of the lists of a repository.
 
     Args:
         path: after `/repos/{owner}/{repo}`.
+        backwards: it does not accept `since`, and is read from the latest change back.
     """
 
     name: str
     path: str
     params: Mapping[str, str | int]
+    backwards: bool = False
 
 
 _ORDER: Mapping[str, str | int] = {"sort": "updated", "direction": "asc", "per_page": PER_PAGE}
 ISSUES = Stream("issues", "/issues", {"state": "all", **_ORDER})
 COMMENTS = Stream("comments", "/issues/comments", _ORDER)
 REVIEW_COMMENTS = Stream("review_comments", "/pulls/comments", _ORDER)
+# Instead of ISSUES, where these are switched off: servers then answer 410 and hide the pull requests, too.
+PULLS = Stream("pulls", "/pulls", {"state": "all", **_ORDER, "direction": "desc"}, backwards=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,9 @@ def pages(
     Raises:
         BrokenAnswer: a page is no list, or goes round in circles.
     """
+    if stream.backwards:
+        yield from _backwards(session, place, stream, since, answer)
+        return
     address = answer.url.partition("?")[0]  # after a redirect
     before: set[bytes] = set()
     is_first = True
@@ -117,6 +124,28 @@ def pages(
             answer = session.get(address, _params(stream, since))
         else:
             raise BrokenAnswer(f"{place}: a list of {stream.name} cannot be read to its end")
+
+
+def _backwards(
+    session: ApiSession, place: str, stream: Stream, since: datetime | None, answer: Answer
+) -> Iterator[ListPage]:
+    """From the latest change back to `since`. What changes meanwhile goes to the front and pushes the rest along:
+    some come twice, none is passed over but those that changed, which the next poll begins with."""
+    following, is_first = LinkHeader(), True
+    while True:
+        values = listed(answer.body)
+        if values is None:
+            raise BrokenAnswer(f"{place}: a list of {stream.name} came torn: try again later")
+        items = [(value, item_of(as_issue(value))) for value in values]
+        known = [item for _, item in items if item is not None]
+        new = tuple(item for item in known if since is None or item.updated_at >= since)
+        request = following(PageRequest(answer.url), answer)
+        done = request is None or len(new) < len(known)
+        unreadable = tuple(value for value, item in items if item is None)
+        yield ListPage(new, unreadable, since, done, done and is_first)
+        if done or request is None:
+            return
+        answer, is_first = session.get(request.path), False
 
 
 def gathered(pages: Iterable[ListPage]) -> Iterator[ListPage]:
@@ -167,5 +196,7 @@ def _after(items: list[Item], since: datetime | None) -> datetime | None:
 
 
 def _params(stream: Stream, since: datetime | None) -> dict[str, str | int]:
-    moment = {} if since is None else {"since": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    moment = (
+        {} if since is None or stream.backwards else {"since": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    )
     return {**stream.params, **moment}

@@ -13,7 +13,7 @@ from extractors import github_listing as listing
 from extractors.base import Cursor, OnWait, Page, Reference
 from extractors.github_api import answered_at, open_session
 from extractors.github_failures import Failures
-from extractors.github_listing import COMMENTS, ISSUES, REVIEW_COMMENTS, Stream
+from extractors.github_listing import COMMENTS, ISSUES, PULLS, REVIEW_COMMENTS, Stream
 from extractors.github_lookup import Gone, Lookup, Unsaid
 from extractors.github_payloads import Item, canonical, is_pending, item_of
 from extractors.github_progress import Pass, Progress, Sweep, load, save, state_of
@@ -116,8 +116,8 @@ class GitHubRepositories:
             PipelineError: a list could not be read to its end.
         """
         for repository in self._settings.repositories:
-            for stream in self._streams:
-                answer = self._ask(repository, stream, None, None)
+            for wanted in self._streams:
+                stream, answer = self._first_page(repository, wanted, None)
                 if answer is None:
                     continue
                 place = self._place(repository)
@@ -153,7 +153,7 @@ class GitHubRepositories:
 
     def _polls(self, progress: Progress) -> Iterator[Page]:
         for repository in self._settings.repositories:
-            for stream in self._streams:
+            for stream in (*self._streams, PULLS):
                 yield from self._unless_failed(repository, self._poll(progress, repository, stream))
 
     def _unless_failed(self, repository: str, pages: Iterator[Page]) -> Iterator[Page]:
@@ -174,6 +174,8 @@ class GitHubRepositories:
         answer = self._ask(repository, stream, mark.since, mark.etag)
         if answer is None:
             del marks[stream.name]  # the next sweep asks again
+            if stream is ISSUES:
+                progress[repository.lower()].swept_at = None  # now, for what is in its place
             yield Page(cursor=save(progress))
         elif answer.status != 304:
             yield from self._read(progress, repository, stream, mark.since, answer, mark.given)
@@ -185,12 +187,14 @@ class GitHubRepositories:
             state.sweep = Sweep(self._now(), names[0])
         for stream in self._streams[names.index(state.sweep.stream) :]:
             since = state.sweep.since if state.sweep is not None else None
-            answer = self._ask(repository, stream, since, None)
+            found, answer = self._first_page(repository, stream, since)
+            if stream is ISSUES:  # one of the two is in the place of the other
+                state.marks.pop(PULLS.name if found is ISSUES else ISSUES.name, None)
             if answer is not None:
-                yield from self._read(progress, repository, stream, since, answer, None)
+                yield from self._read(progress, repository, found, since, answer, None)
                 continue
-            state.marks.pop(stream.name, None)
-            state.swept(stream.name, names)
+            state.marks.pop(found.name, None)
+            state.swept(names)
             yield Page(cursor=save(progress))
 
     def _read(
@@ -223,7 +227,7 @@ class GitHubRepositories:
             if page.is_last:
                 state.marks[stream.name] = reading.mark(is_only=page.is_only)
                 if given is None:
-                    state.swept(stream.name, [stream.name for stream in self._streams])
+                    state.swept([stream.name for stream in self._streams])
             elif given is None and state.sweep is not None:
                 state.sweep.since = page.resume
             elif mark is not None:
@@ -262,6 +266,15 @@ class GitHubRepositories:
             if None in reviews:
                 raise self._torn(repository, ISSUES)
             yield [_reference(item) for item in reviews if item is not None]
+
+    def _first_page(
+        self, repository: str, stream: Stream, since: datetime | None
+    ) -> tuple[Stream, Answer | None]:
+        """Of a list, or of that of pull requests where issues are switched off; with which of them it is."""
+        answer = self._ask(repository, stream, since, None)
+        if answer is None and stream is ISSUES:
+            return PULLS, self._ask(repository, PULLS, since, None)
+        return stream, answer
 
     def _ask(
         self, repository: str, stream: Stream, since: datetime | None, etag: str | None
@@ -340,7 +353,7 @@ def _reference(item: Item) -> Reference:
 
 
 def _is_switched_on(home: object, stream: Stream) -> bool:
-    flag = "has_pull_requests" if stream is REVIEW_COMMENTS else "has_issues"
+    flag = "has_pull_requests" if stream in (PULLS, REVIEW_COMMENTS) else "has_issues"
     return not isinstance(home, dict) or home.get(flag) is not False
 
 

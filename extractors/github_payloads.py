@@ -81,6 +81,16 @@ def item_of(value: Any) -> Item | None:
     return Item(found.format, found.kind, found.native_id, repository, number, payload, found.updated_at)
 
 
+def as_issue(pull: Any) -> Any:
+    """A pull request of `/pulls` as a list of issues has it, but for the number of its comments."""
+    address = _mapping(pull).get("url")
+    if not isinstance(address, str):
+        return pull
+    of_both = {name: value for name, value in pull.items() if name not in ("base", "head", "comments")}
+    inside = {"merged_at": pull.get("merged_at")}
+    return of_both | {"repository_url": address.rpartition("/pulls/")[0], "pull_request": inside}
+
+
 def with_refs(pull: Item, refs: Refs) -> Item:
     """A pull request as listed among issues, in the shape of a pull request."""
     value = parse_json(pull.payload)

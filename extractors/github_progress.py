@@ -59,10 +59,10 @@ class Repository:
     sweep: Sweep | None = None
     marks: dict[str, Mark] = field(default_factory=dict)
 
-    def swept(self, stream: str, streams: Sequence[str]) -> None:
-        """The sweep has read `stream` to its end; it goes on with the next of `streams`, or is over."""
+    def swept(self, streams: Sequence[str]) -> None:
+        """The sweep has read its list to the end; it goes on with the next of `streams`, or is over."""
         if self.sweep is not None:
-            following = streams[streams.index(stream) + 1 :]
+            following = streams[streams.index(self.sweep.stream) + 1 :]
             began_at = self.sweep.began_at
             self.sweep = Sweep(began_at, following[0]) if following else None
             self.swept_at = self.swept_at if following else began_at

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
 from datetime import timedelta
 from itertools import islice
-from typing import Any
 
 import orjson
 import pytest
@@ -16,7 +14,7 @@ from extractors.read import to_document
 from schemas.documents import Format, Kind, SourceRecord
 from schemas.errors import AccessRefused, BrokenAnswer, WrongAddress
 from tests.extractors.github_world import START, World, populated
-from tests.fakes.serving import App, Receive, Send, answer, github_secondary_limit, redirect
+from tests.fakes.serving import answer, github_secondary_limit, redirect
 
 
 def kinds(records: list[SourceRecord]) -> list[str]:
@@ -88,42 +86,6 @@ def test_a_change_costs_one_request_and_is_given_once(world: World) -> None:
     assert world.asked() == {"/issues 304": 1, "/issues/comments 304": 1, "/pulls/comments 304": 1}
 
 
-def test_a_pull_request_whose_branches_could_not_be_had_is_asked_for_again(world: World) -> None:
-    number = world.github.create(world.sluice, pull=True)
-    hidden = world.sluice.pulls.pop(number)
-    assert [record.format for record in world.read()] == [Format.GITHUB_ISSUE]
-    world.sluice.pulls[number] = hidden
-    assert [record.format for record in world.read()] == [Format.GITHUB_PULL]
-    assert world.read() == []
-
-
-def test_a_pull_request_whose_branches_stay_away_costs_nothing_once_the_overlap_is_over(world: World) -> None:
-    for _ in range(40):
-        world.sluice.pulls.pop(world.github.create(world.sluice, pull=True))
-    again = [len(world.read()) for _ in range(8)]
-    assert again == [40, 40, 40, 40, 40, 0, 0, 0]
-    world.asked()
-    world.read()
-    assert world.asked() == {"/issues 304": 1, "/issues/comments 304": 1, "/pulls/comments 304": 1}
-
-
-def test_branches_that_could_not_be_had_are_asked_for_again_after_a_crash_too(world: World) -> None:
-    world.github.create(world.sluice)
-    world.read()
-    number = world.github.create(world.sluice, pull=True)
-    hidden = world.sluice.pulls.pop(number)
-    for _ in range(500):  # five pages are gathered
-        world.clock.moment += timedelta(seconds=0.25)
-        world.github.create(world.sluice)
-    with world.source() as source:
-        page = next(source.pages(world.cursor))
-    assert page.cursor != world.cursor
-    world.cursor = orjson.loads(orjson.dumps(page.cursor))
-    world.sluice.pulls[number] = hidden
-    world.read()
-    assert Format.GITHUB_PULL in {record.format for record in world.read()}
-
-
 def test_what_is_listed_late_is_given_by_the_poll_after_a_run_that_was_cut_off(world: World) -> None:
     sluice = world.sluice
     for _ in range(120):
@@ -144,102 +106,6 @@ def test_a_full_page_does_not_hide_what_comes_after_it(world: World) -> None:
     for number in range(1, 36):
         world.github.create(world.sluice)
         assert [record.locator for record in world.read()] == [f"acme/sluice#{number}"]
-
-
-def test_pull_requests_that_are_rare_in_a_list_are_asked_about_together(world: World) -> None:
-    for number in range(700):
-        world.github.create(world.sluice, pull=number % 10 == 0)
-        world.clock.moment += timedelta(seconds=1)
-    records = world.read()
-    assert (len(records), kinds(records).count("pull")) == (700, 70)
-    assert world.asked()["/graphql 200"] == 2  # five pages, then two
-    assert len(world.census()) == 700
-    assert world.asked()["/graphql 200"] == 2
-
-
-def test_a_pull_request_that_changes_while_it_is_listed_is_given_as_it_was_last(world: World) -> None:
-    numbers = [world.github.create(world.sluice, pull=number == 0) for number in range(150)]
-    world.clock.moment += timedelta(minutes=5)
-
-    async def meanwhile(app: App, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        world.github.edit(world.sluice, numbers[0], title="Pump stalls")
-        await app(scope, receive, send)
-
-    world.faults.next(meanwhile, prefix="/repositories")
-    records = [record for record in world.read() if record.kind is Kind.PULL]
-    assert [to_document(record, world.settings()).title for record in records] == ["Pump stalls"]
-
-
-def test_pull_requests_are_asked_about_again_only_when_they_moved(world: World) -> None:
-    sluice = world.sluice
-    for _ in range(120):
-        world.github.create(sluice, pull=True)
-    world.read()
-    assert world.asked()["/graphql 200"] == 2
-    world.read()
-    world.github.review(sluice, 7, "Good.", "APPROVED")
-    world.clock.moment += timedelta(minutes=1)
-    world.asked()
-    assert kinds(world.read()) == ["pull", "review"]
-    assert world.asked()["/graphql 200"] == 1
-
-
-def test_rest_gives_the_bytes_that_graphql_gives(world: World) -> None:
-    sluice = populated(world)
-    world.github.review(sluice, 2, "", "APPROVED")
-    world.github.review(sluice, 2, "By a bot", "COMMENTED")
-    list(sluice.reviews[2].values())[-1]["user"] = {"login": "renovate[bot]", "type": "Bot"}
-    list(sluice.reviews[2].values())[-2]["user"] = None
-    by_graphql = {record.native_id: record.payload for record in world.read()}
-    world.cursor, world.github.graphql = None, False
-    by_rest = {record.native_id: record.payload for record in world.read()}
-    assert by_rest == by_graphql
-    assert world.asked()["/pulls/{}/reviews 200"] == 1
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        {"type": "SOME_ERROR", "message": "Something went wrong while executing your query."},
-        {"path": ["repository", "p2", "reviews"], "message": "Timeout on this part"},
-        {"extensions": {"code": "undefinedField"}, "message": "Field 'fullDatabaseId' doesn't exist"},
-    ],
-)
-def test_what_graphql_gives_with_errors_is_asked_for_by_rest(world: World, error: dict[str, Any]) -> None:
-    populated(world)
-    world.github.graphql_errors.append(error)
-    assert kinds(world.read()) == ALL_KINDS
-    assert world.asked()["/pulls/{}/reviews 200"] == 1
-
-
-def test_a_limit_inside_a_good_graphql_answer_is_waited_out(world: World) -> None:
-    populated(world)
-    world.github.graphql_errors.append({"type": "RATE_LIMITED", "message": "API rate limit exceeded"})
-    assert kinds(world.read()) == ALL_KINDS
-    assert world.asked()["/graphql 200"] == 2
-    assert 3500 < world.clock.slept_s < 3700
-
-
-def test_a_query_that_takes_too_long_is_halved(world: World) -> None:
-    for _ in range(60):
-        world.github.create(world.sluice, pull=True)
-    world.faults.next(answer(502), prefix="/graphql")
-    assert len(world.read()) == 60
-    assert world.asked()["/graphql 200"] == 2
-
-
-def test_without_a_token_pull_requests_are_read_by_rest(world: World) -> None:
-    populated(world)
-    assert kinds(world.read(token=None)) == ALL_KINDS
-    assert "/graphql 200" not in world.asked()
-
-
-def test_more_reviews_than_a_query_gives_are_all_read(world: World) -> None:
-    world.github.page_size = 25
-    world.github.create(world.sluice, pull=True)
-    for number in range(70):
-        world.github.review(world.sluice, 1, f"Point {number}")
-    assert len(world.read()) == 71
 
 
 def test_without_comments_nothing_but_issues_is_asked_for(world: World) -> None:
@@ -417,29 +283,6 @@ def test_polls_go_on_while_a_sweep_runs(world: World) -> None:
             late += [number for record in page.records if b"News while sweeping" in record.payload]
     assert comment
     assert late[0] <= 6
-
-
-def test_a_repository_whose_issues_are_switched_off_is_said_and_its_rest_read(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    sluice = populated(world)
-    sluice.has_issues = False
-    with caplog.at_level(logging.WARNING):
-        assert kinds(world.read()) == ["comment", "comment", "review_comment"]
-    assert caplog.messages == [
-        'source "gh": acme/sluice has no list of issues (HTTP 410): they are switched off'
-    ]
-    sluice.has_issues = True
-    assert kinds(world.read(24 * 60)) == ALL_KINDS
-
-
-def test_a_repository_that_is_not_there_is_named_and_the_others_are_read(world: World) -> None:
-    populated(world)
-    with world.source(repositories=("acme/weir", "acme/sluice")) as source:
-        records: list[SourceRecord] = []
-        with pytest.raises(WrongAddress, match=r"acme/weir is not there.*`repositories` and `token`"):
-            records.extend(record for page in source.pages(None) for record in page.records)
-    assert kinds(records) == ALL_KINDS
 
 
 def test_a_repository_with_nothing_in_it_has_nothing(world: World) -> None:

@@ -106,8 +106,23 @@ def test_issues_that_were_switched_off_are_not_deleted(world: World) -> None:
     sluice = populated(world)
     known = references(world)
     sluice.has_issues = False
-    page = looked(world, known[Kind.ISSUE], known[Kind.PULL])
-    assert page.skipped == {"of a repository whose issues are switched off": 2}
+    page = looked(world, *known.values())
+    assert page.skipped == {"of a repository whose issues are switched off, or out of sight": 1}
+    assert {record.kind for record in page.records} >= {Kind.PULL, Kind.REVIEW, Kind.REVIEW_COMMENT}
+
+
+def test_pull_requests_that_were_switched_off_or_hidden_are_not_deleted(world: World) -> None:
+    sluice = populated(world)
+    known = references(world)
+    sluice.has_pulls = False
+    page = looked(world, known[Kind.REVIEW], known[Kind.REVIEW_COMMENT])
+    assert page.skipped == {"of a repository whose pulls are switched off, or out of sight": 2}
+    sluice.has_pulls = True
+    world.faults.next(
+        answer(404, {}, {"message": "Not Found"}), prefix="/repos/acme/sluice/pulls", times=3
+    )  # a token that may no longer read them
+    page = looked(world, known[Kind.REVIEW], known[Kind.REVIEW_COMMENT])
+    assert page.skipped == {"of a repository whose pulls are switched off, or out of sight": 2}
 
 
 @pytest.mark.parametrize("status", [403, 451])

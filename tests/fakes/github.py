@@ -158,8 +158,17 @@ class FakeGitHub(GitHubContents):
     ) -> Answered:
         if rest == "":
             return _ok(
-                {"id": repository.id, "full_name": repository.full_name, "has_issues": repository.has_issues}
+                {
+                    "id": repository.id,
+                    "full_name": repository.full_name,
+                    "has_issues": repository.has_issues,
+                    "has_pull_requests": repository.has_pulls,
+                }
             )
+        if rest.startswith("/pulls") and not repository.has_pulls:
+            return _error(404, "Not Found")
+        if rest == "/pulls":
+            return self._pulls_page(repository, f"{origin}/repositories/{repository.id}/pulls", asked)
         if rest in _LIST_PATHS:
             name = _LIST_PATHS[rest]
             if name == "issues" and not repository.has_issues:
@@ -176,8 +185,8 @@ class FakeGitHub(GitHubContents):
                 repository, row, review, f"{origin}/repositories/{repository.id}{rest}", asked
             )
         if kind == "/pulls":
-            issue, pull = repository.values["issues"].get(row), repository.pulls.get(row)
-            return _ok({**(issue or {}), **pull}) if pull else _error(404, "Not Found")
+            found_pull = row in repository.pulls and row in repository.values["issues"]
+            return _ok(self.rest_pull(repository, row)) if found_pull else _error(404, "Not Found")
         if kind == "/issues" and row in repository.moved:
             return 301, {"location": f"{origin}{repository.moved[row]}"}, b'{"message":"Moved Permanently"}'
         if kind == "/issues" and row in repository.deleted:
@@ -212,6 +221,17 @@ class FakeGitHub(GitHubContents):
             address = f"{origin}/repositories/{repository.id}{rest}?{urlencode({**asked, **place})}"
             headers["link"] = f'<{address}>; rel="next"'
         return 200, headers, b"[" + b",".join([listing.bodies[row] for _, row in members]) + b"]"
+
+    def _pulls_page(self, repository: Repository, address: str, asked: Mapping[str, str]) -> Answered:
+        """Knows no `since`."""
+        assert (asked["state"], asked["sort"], asked["direction"]) == ("all", "updated", "desc"), asked
+        listed = [row for _, row in reversed(repository.lists["issues"].order) if row in repository.pulls]
+        size, page = min(int(asked["per_page"]), self.page_size), int(asked.get("page", "1"))
+        headers = {}
+        if page * size < len(listed):
+            headers["link"] = f'<{address}?{urlencode({**asked, "page": page + 1})}>; rel="next"'
+        members = listed[(page - 1) * size : page * size]
+        return 200, headers, orjson.dumps([self.rest_pull(repository, row) for row in members])
 
     def _reviews(
         self, repository: Repository, number: int, row: str | None, address: str, asked: Mapping[str, str]

@@ -74,6 +74,7 @@ class Repository:
     id: int
     full_name: str
     has_issues: bool = True
+    has_pulls: bool = True
     visible: bool = True
     values: dict[str, dict[int, Json]] = field(default_factory=lambda: {name: {} for name in LISTS})
     lists: dict[str, Listing] = field(default_factory=lambda: {name: Listing() for name in LISTS})
@@ -156,6 +157,18 @@ class GitHubContents:
         repository.values["issues"][number] = issue
         self._list(repository, "issues", number)
         return number
+
+    def rest_pull(self, repository: Repository, number: int) -> Json:
+        """As `/pulls` has it, which knows nothing of issues."""
+        issue, pull = repository.values["issues"][number], repository.pulls[number]
+        api = f"{API}/repos/{repository.full_name}"
+        shared = {
+            name: value
+            for name, value in issue.items()
+            if name not in ("pull_request", "repository_url", "state_reason", "reactions", "comments")
+        }
+        merged_at = (issue.get("pull_request") or {}).get("merged_at")
+        return shared | {"url": f"{api}/pulls/{number}", "merged_at": merged_at} | pull
 
     def edit(self, repository: Repository, number: int, **fields: Any) -> None:
         self._change(repository, "issues", number, fields)

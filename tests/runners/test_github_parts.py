@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.stand_in import no_model
+from extractors import github_failures
 from schemas.config import Config
 from schemas.sources import GitHubSource
 from tests.fakes.github import TOKEN, FakeGitHub
@@ -90,8 +91,9 @@ def test_a_run_stores_the_others_and_ends_with_a_line_that_names_the_one(
 
 
 def test_a_watcher_follows_the_others_at_their_interval(
-    hub: Hub, make_config: Callable[..., Config], database: Store
+    hub: Hub, make_config: Callable[..., Config], database: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(github_failures, "LONGEST_PAUSE", timedelta(seconds=3))
     source = GitHubSource(
         type="github",
         name="live",
@@ -108,7 +110,7 @@ def test_a_watcher_follows_the_others_at_their_interval(
         view.until(lambda: view.state("live").consecutive_failures >= 3)
         view.until(lambda: planned_after(view.state("live")) == timedelta(seconds=1))
         hub.github.create(hub.sluice, title="The sluice freezes")
-        assert view.until(lambda: "acme/sluice#2" in live_keys(database)) < 5
+        assert view.until(lambda: "acme/sluice#2" in live_keys(database)) < 6  # interval and 5 s
         state = view.state("live")
         assert state.last_error is not None
         assert "acme/weir" in state.last_error
