@@ -81,7 +81,8 @@ def forget(
             if project is None:
                 if all(source != other.name for other in config.sources):
                     remove_copies(config.data_dir, source)
-                forget_state(connection, client, source)  # last: until then it is known that there is more to do
+                # Last: until then it is known that there is more to do.
+                forget_state(connection, client, source)
     return Forgotten(run_id, total[Outcome.DELETED], index)
 
 
