@@ -13,6 +13,7 @@ import pytest
 
 from extractors import jira_session
 from extractors.base import Reference
+from extractors.read import to_document
 from schemas.documents import Kind
 from schemas.errors import AccessRefused, BadConfig, QueryRefused, WrongAddress
 from tests.extractors.jira_world import START, World, world
@@ -64,6 +65,10 @@ def test_a_gateway_is_asked_while_links_stay_on_the_site(w: World) -> None:
     assert w.summaries() == w.truth()
     (record,) = w.held.values()
     assert record.locator.startswith("https://acme.example")
+    assert (
+        to_document(record, w.settings(site_url="https://acme.example")).url
+        == "https://acme.example/browse/ABC-1"
+    )
 
 
 @pytest.mark.parametrize("captcha", [False, True])

@@ -345,6 +345,17 @@ def test_a_census_names_every_issue_within_the_filter(w: World) -> None:
     assert w.jira.asked["bulkfetch"] == 0
 
 
+def test_a_server_that_counts_no_further_than_ten_thousand_is_read_beyond() -> None:
+    with world(data_center=True) as w:
+        ids = []
+        for number in range(10_700):
+            ids.append(w.jira.create(summary="s"))
+            w.clock.pass_s(number % 2)  # many were made at the same moment
+        found = [reference for some in w.site().census() for reference in some]
+        assert [int(reference.native_id) for reference in found] == ids
+        assert w.jira.asked["search"] == 12
+
+
 def test_a_census_that_breaks_off_says_so(w: World) -> None:
     w.jira.page_cap = 2
     for _ in range(6):

@@ -67,6 +67,14 @@ def test_of_an_issue_without_a_key_a_404_says_nothing(w: World) -> None:
         ] == [()]
 
 
+def test_an_issue_named_twice_is_known_by_the_key_that_it_has(w: World) -> None:
+    number = w.jira.create("ABC", summary="a")
+    w.jira.delete(number)
+    for keys in (["ABC-1", ""], ["", "ABC-1"]):
+        (page,) = w.site().look_again([Reference(Kind.ISSUE, str(number), key) for key in keys])
+        assert [int(tombstone.native_id) for tombstone in page.tombstones] == [number]
+
+
 def test_a_whole_project_goes_by_no_setting_alone(w: World) -> None:
     w.jira.create("ABC", summary="a")
     number = w.jira.create("LOST", summary="b")

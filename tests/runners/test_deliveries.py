@@ -32,6 +32,7 @@ class FakeSource:
         self.texts: dict[str, str] = {}
         self.updated: dict[str, datetime] = {}
         self.asked: list[list[str]] = []
+        self.keys: list[str] = []
         self.unreachable: set[str] = set()
         self.clock = START
 
@@ -60,6 +61,7 @@ class FakeSource:
 
     def look_again(self, references: Sequence[Reference]) -> Iterator[Page]:
         self.asked.append([one.native_id for one in references])
+        self.keys += [one.key for one in references]
         for reference in references:
             if reference.native_id in self.unreachable:
                 raise SourceTimeout("the source did not answer")
@@ -128,6 +130,18 @@ def test_what_deliveries_name_is_asked_for_once_and_stored(connection: psycopg.C
     assert store.texts == {"1": "Gate jams"}
     assert source.asked == [["1", "2"]]
     assert _process(connection, source, store) == {}
+
+
+@pytest.mark.parametrize("keys", [("ABC-1", "XYZ-1", ""), ("", "XYZ-1"), ("XYZ-1", "")])
+def test_a_document_is_asked_for_by_the_latest_key_that_any_delivery_gave(
+    keys: tuple[str, ...], connection: psycopg.Connection
+) -> None:
+    source, store = FakeSource(), Store()
+    for number, key in enumerate(keys):
+        named = (Reference(Kind.ISSUE, "1", key),)
+        deliveries.store(connection, [NewDelivery("acme", "repos", str(number), "issuelink_deleted", named)])
+    _process(connection, source, store)
+    assert source.keys == ["XYZ-1"]
 
 
 def test_a_forged_deletion_deletes_nothing(connection: psycopg.Connection) -> None:

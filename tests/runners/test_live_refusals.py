@@ -87,7 +87,7 @@ def refused(headrace: Headrace, database: Store, caplog: pytest.LogCaptureFixtur
         assert (checked, ran, out) == (3, 1, "")
         [line] = err.strip().splitlines()
         assert line.startswith("headrace: ")
-        words = line.removeprefix("headrace: ")
+        words = line.removeprefix("headrace: ").removeprefix("live: ")
         assert " ".join(words.split()[:6]) in " ".join(check_out.split())
         for said in (check_out, check_err, err, caplog.text, all_text(database)):
             assert SECRET not in said
