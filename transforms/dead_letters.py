@@ -122,6 +122,14 @@ def resolve_dead_letters(connection: psycopg.Connection, stored: Sequence[tuple[
     )
 
 
+def forget_payloads(connection: psycopg.Connection, deleted: Sequence[UUID]) -> None:
+    """Empty the closed letters of deleted documents: their text must not live on here."""
+    connection.execute(
+        "UPDATE dead_letters SET payload = ''::bytea WHERE document_id = ANY(%s) AND resolved_at IS NOT NULL",
+        [list(deleted)],
+    )
+
+
 def resolve_superseded(connection: psycopg.Connection, client: str) -> None:
     """Close letters of a client whose document is stored at, or was deleted after, a newer version."""
     connection.execute(

@@ -124,6 +124,15 @@ def test_deleting_the_document_resolves_its_letters(connection: psycopg.Connecti
     assert list_dead_letters(connection, "acme") == []
 
 
+def test_the_text_of_a_deleted_document_is_in_no_letter(connection: psycopg.Connection) -> None:
+    write_dead_letters(connection, [letter(), letter(stage="embed"), letter("2")])
+    store(connection, letter().record)
+    gone = Tombstone("acme", "jira", Kind.ISSUE, "1", DAY_0 + timedelta(days=9), "gone")
+    apply_tombstones(connection, [gone])
+    kept = connection.execute("SELECT DISTINCT native_id, payload FROM dead_letters ORDER BY 1").fetchall()
+    assert kept == [("1", b""), ("2", letter().record.payload)]
+
+
 def test_chosen_letters_are_tried_again_once_for_each_document(connection: psycopg.Connection) -> None:
     letters = [letter("1"), letter("1", stage="embed", updated=1), letter("2"), letter("3")]
     write_dead_letters(connection, letters)

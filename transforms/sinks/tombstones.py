@@ -11,7 +11,7 @@ from psycopg import sql
 
 from schemas.documents import Tombstone, Version
 from schemas.outcomes import Outcome
-from transforms.dead_letters import resolve_dead_letters
+from transforms.dead_letters import forget_payloads, resolve_dead_letters
 from transforms.notify import Change, announce
 from transforms.spaces import chunk_table
 from transforms.storable import storable_text
@@ -56,6 +56,7 @@ def apply_tombstones(
         connection.execute("DELETE FROM document_links WHERE document_id = ANY(%s)", [accepted])
         versions = [(key, Version(newest[key].updated_at, newest[key].updated_at, b"")) for key in accepted]
         resolve_dead_letters(connection, versions)
+        forget_payloads(connection, accepted)
         live = connection.execute(
             "SELECT count(*) FROM documents WHERE document_id = ANY(%s) AND deleted_at IS NULL",
             [list(newest)],
