@@ -26,6 +26,8 @@ class _Fence:
     in_list: bool
 
     def is_closed_by(self, line: str) -> bool:
+        if self.mark not in line:
+            return False
         rest = line.lstrip(" \t>").rstrip()
         return rest.startswith(self.mark) and not rest.strip(self.mark[0])
 
@@ -37,8 +39,6 @@ class _Fence:
 
 
 def _opened_by(line: str) -> _Fence | None:
-    if "```" not in line and "~~~" not in line:
-        return None
     opening = _OPENING.match(line)
     if opening is None or (opening["mark"][0] == "`" and "`" in opening["info"]):
         return None
@@ -50,14 +50,11 @@ def _follow(lines: Iterable[str]) -> Iterator[tuple[str, bool, _Fence | None]]:
     """Each line, whether it is code or a fence, and the fence still open after it."""
     fence: _Fence | None = None
     for line in lines:
-        if fence is not None and fence.is_left_by(line):
-            fence = None
-        if fence is not None:
-            closed = fence.is_closed_by(line)
-            fence = None if closed else fence
+        if fence is not None and not fence.is_left_by(line):
+            fence = None if fence.is_closed_by(line) else fence
             yield line, True, fence
         else:
-            fence = _opened_by(line)
+            fence = _opened_by(line) if "```" in line or "~~~" in line else None
             yield line, fence is not None, fence
 
 
