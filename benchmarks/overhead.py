@@ -4,10 +4,10 @@
 
 Two runs over one export: the first embeds everything (figure: time outside the engine as a share of the time inside
 it), the second finds everything unchanged (figure: documents/s, from the start of the run to its end). Before and
-after the first, the bare engine embeds a part of the same token ids (figure: tokens/s of the job over those of the
-engine), and Beam's own MLTransform job embeds a sample of the same chunks (figure: how many times faster headrace's
-job is). With
-`--no-model` a stand-in takes the model's place: the whole file in minutes, its accounting and its memory.
+after the first, the bare engine embeds a part of the same chunks (figures: tokens/s of the job over those of the
+engine, given token ids and given texts), and Beam's own MLTransform job embeds a sample of them (figure: how many
+times faster headrace's job is). With `--no-model` a stand-in takes the model's place: the whole file in minutes, its
+accounting and its memory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -39,9 +40,9 @@ from runners.display import outcome_row
 from runners.progress_bar import run_progress
 from runners.slices import RunSummary, run
 from schemas.config import Config, Model
+from schemas.documents import Chunk
 from schemas.sources import ExportSource
 from schemas.spaces import Precision
-from transforms.embedders.base import TokenIds
 from transforms.embedders.batching import embed_all
 from transforms.embedders.loading import load_engine, load_tokenizer
 
@@ -86,20 +87,34 @@ def figures(config: Config, console: Console) -> dict[str, Any]:
     }
 
 
-def bare_tokens_per_s(model: Model, export: Path, every: int) -> float:
-    """Rate of the engine alone on the chunks of an export: every so many-th buffer, as the job would fill it."""
+@dataclass(frozen=True, slots=True)
+class EngineRate:
+    """Tokens/s of the engine alone.
+
+    Args:
+        alone: its inputs' token ids given.
+        from_text: their tokenizing included, as the table of engines has it.
+    """
+
+    alone: float
+    from_text: float
+
+
+def engine_rate(model: Model, export: Path, every: int) -> EngineRate:
+    """Rates on the chunks of an export: every so many-th buffer, as the job would fill it."""
     engine, tokenizer = load_engine(model), load_tokenizer(model)
-    tokens, seconds = 0, 0.0
+    tokens, engine_s, tokenizing_s = 0, 0.0, 0.0
     embed_all(engine, tokenizer.encode(list(islice(short_texts(), 64))), model.max_batch_tokens)  # warms up
     chunks = jira_chunks(export, tokenizer, engine.space.max_tokens)
-    for buffer in islice(
-        _buffers((chunk.token_ids for chunk in chunks), model.max_buffer_tokens), 0, None, every
-    ):
+    for buffer in islice(_buffers(chunks, model.max_buffer_tokens), 0, None, every):
         started = time.perf_counter()
-        result = embed_all(engine, buffer, model.max_batch_tokens)
-        seconds += time.perf_counter() - started
+        inputs = tokenizer.encode(buffer)
+        tokenized = time.perf_counter()
+        result = embed_all(engine, inputs, model.max_batch_tokens)
+        tokenizing_s += tokenized - started
+        engine_s += time.perf_counter() - tokenized
         tokens += result.tokens
-    return tokens / seconds
+    return EngineRate(tokens / engine_s, tokens / (engine_s + tokenizing_s))
 
 
 def beam_tokens_per_s(export: Path, model: Model, work: Path, count: int) -> dict[str, Any]:
@@ -120,17 +135,19 @@ def beam_tokens_per_s(export: Path, model: Model, work: Path, count: int) -> dic
     return {"texts": len(texts), "tokens_per_s": round(tokens / found["seconds"], 1)}
 
 
-def comparison(job: float, before: float, after: float, beam: Mapping[str, Any]) -> dict[str, Any]:
-    """The job's rate beside the bare engine's, the mean of two measurements around it, and Beam's own job's.
+def comparison(job: float, before: EngineRate, after: EngineRate, beam: Mapping[str, Any]) -> dict[str, Any]:
+    """The job's rate beside the engine's, the mean of two measurements around it, and Beam's own job's.
 
     Args:
-        job, before, after: tokens/s.
+        job: tokens/s.
         beam: `tokens_per_s`, or why it was not measured.
     """
     rate = beam.get("tokens_per_s")
     return {
-        "bare_engine_tokens_per_s": [round(before), round(after)],
-        "share_of_bare_engine": round(job / ((before + after) / 2), 4),
+        "bare_engine_tokens_per_s": [round(before.alone), round(after.alone)],
+        "share_of_bare_engine": round(job / ((before.alone + after.alone) / 2), 4),
+        "engine_from_text_tokens_per_s": [round(before.from_text), round(after.from_text)],
+        "share_of_engine_from_text": round(job / ((before.from_text + after.from_text) / 2), 4),
         "beam_mltransform": dict(beam),
         "times_beam_mltransform": round(job / rate, 2) if rate else None,
     }
@@ -153,12 +170,12 @@ def misses(found: Mapping[str, Any]) -> list[str]:
     return short
 
 
-def _buffers(inputs: Iterable[TokenIds], max_buffer_tokens: int) -> Iterator[list[TokenIds]]:
-    buffer: list[TokenIds] = []
+def _buffers(chunks: Iterable[Chunk], max_buffer_tokens: int) -> Iterator[list[str]]:
+    buffer: list[str] = []
     tokens = 0
-    for ids in inputs:
-        buffer.append(ids)
-        tokens += len(ids)
+    for chunk in chunks:
+        buffer.append(chunk.text)
+        tokens += len(chunk.token_ids)
         if tokens >= max_buffer_tokens:
             yield buffer
             buffer, tokens = [], 0
@@ -195,9 +212,9 @@ def main() -> int:
             if options.no_model:
                 found = figures(config, console)
             else:
-                before = bare_tokens_per_s(model, export, options.bare_every)
+                before = engine_rate(model, export, options.bare_every)
                 found = figures(config, console)
-                after = bare_tokens_per_s(model, export, options.bare_every)
+                after = engine_rate(model, export, options.bare_every)
                 beam = beam_tokens_per_s(export, model, work, options.beam_texts)
                 found |= comparison(found["tokens_per_s"], before, after, beam)
     finally:
