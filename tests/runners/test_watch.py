@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from benchmarks.stand_in import no_model
-from extractors.base import Cursor, Page
+from extractors.base import Cursor, Extractor, OnWait, Page
 from pipelines.search import search
 from runners import reading, watch
 from runners.slices import BuildExtractor
@@ -22,7 +22,7 @@ from runners.watch import watch as follow
 from schemas.config import Config, Reconcile
 from schemas.documents import Kind, Reference
 from schemas.errors import AccessRefused, RateLimited, SetupError, SourceTimeout
-from schemas.sources import ExportSource, GitSource
+from schemas.sources import ExportSource, GitSource, Source
 from tests.fakes.git_repo import Repo
 from tests.runners.memory_source import MemorySource, building, configured
 from tests.runners.world import issue, write_export
@@ -210,6 +210,37 @@ def test_a_source_that_fails_is_tried_later_each_time_or_when_it_said(
     assert waits.last_polled_at is not None
     assert waits.next_poll_at is not None
     assert waits.next_poll_at - waits.last_polled_at >= timedelta(hours=2)
+
+
+def test_a_wait_that_the_source_asks_for_is_shown_and_is_no_failure(
+    make_config: MakeConfig, database: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+
+    def build(settings: Source, client: str, data_dir: Path, on_wait: OnWait) -> Extractor:
+        class Waiting(MemorySource):
+            def pages(self, cursor: Cursor | None) -> Iterator[Page]:
+                on_wait("limit of requests reached", 600.0)
+                release.wait(30)
+                yield from super().pages(cursor)
+
+        return Waiting()
+
+    monkeypatch.setattr(watch, "STUCK_AFTER_S", 0.5)
+    with followed(with_sources(make_config, MemorySource()), database, build) as view:
+        view.until(lambda: view.state().waiting_until)
+        time.sleep(1.0)
+        waits = view.state()
+        release.set()
+        view.until(lambda: view.state().last_success_at)
+        over = view.state()
+    now = datetime.now(UTC)
+    assert (waits.condition(now), waits.waiting_for) == ("waiting", "limit of requests reached")
+    assert waits.waiting_until is not None
+    assert timedelta(seconds=500) < waits.waiting_until - now < timedelta(seconds=600)
+    assert (waits.consecutive_failures, over.consecutive_failures) == (0, 0)
+    assert over.waiting_for is None
+    assert any("waiting until" in line and "limit of requests reached" in line for line in view.said)
 
 
 def test_a_defect_of_a_source_is_named_and_what_it_quotes_is_not_said(
