@@ -66,6 +66,10 @@ class JiraContents:
         self._sorted: dict[str, list[tuple[int, int]]] = {}
         self.matched: dict[str, list[Indexed]] = {}
 
+    def add_project(self, project: str) -> None:
+        """One without issues; their first issue makes the others."""
+        self._keys[project] += 0
+
     def create(self, project: str = "ABC", **fields: Any) -> int:
         """A new issue; `fields` as the API has them, names alone for `status`, `issuetype`, `parent` and so on."""
         self._next_id += 1

@@ -123,6 +123,8 @@ class LiveWorld:
         self._deliveries = count()
         self.changed_at: dict[Doc, datetime] = {}
         self.github.create(self.repositories[0], title=self._words(1))  # an empty census is not believed
+        for project in PROJECTS:
+            self.jira.add_project(project)
         self.jira.create("ABC", summary=self._words(1))
 
     def settings(self, github_url: str, jira_url: str) -> tuple[Source, ...]:
