@@ -53,8 +53,9 @@ def open_session(
         elif settings.app_id is not None:
             from extractors.github_app import InstallationToken, Statement  # 60 ms to load
 
-            setting = "private_key"
-            asking = opens.enter_context(closing(opened(Statement(settings, now), setting)))
+            setting = "the permissions of the App's installation"
+            statement = Statement(settings, now)
+            asking = opens.enter_context(closing(opened(statement, "app_id and private_key")))
             auth = InstallationToken(asking, settings, now)
         yield opens.enter_context(closing(opened(auth, setting)))
 

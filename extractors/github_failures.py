@@ -92,16 +92,27 @@ class Failures:
         raise PartUnread(_said(self._source, self._known))
 
 
+@contextmanager
+def naming(repository: str) -> Iterator[None]:
+    """A refusal in the block says which repository it was about."""
+    try:
+        yield
+    except NotAllowed as error:
+        raise NotAllowed(_named(error, repository)) from None
+
+
+def _named(error: PipelineError, repository: str) -> str:
+    line = str(error)
+    return line if repository.lower() in line.lower() else f"{line} (repository {repository})"
+
+
 def _is_out_of_order(error: PipelineError) -> bool:
     return isinstance(error, _OUT_OF_ORDER) and not isinstance(error, BrokenAnswer)
 
 
 def _said(source: str, failures: Mapping[str, _Failure]) -> str:
     """One line, which names each repository."""
-    lines = [
-        line if name.lower() in (line := str(failure.error)).lower() else f"{line} (repository {name})"
-        for name, failure in failures.items()
-    ]
+    lines = [_named(failure.error, name) for name, failure in failures.items()]
     others = list(failures)[MAX_SAID:]
     more = [f'source "{source}": {len(others)} more, such as {others[0]}'] if others else []
     return "; ".join([*lines[:MAX_SAID], *more])

@@ -12,7 +12,7 @@ from functools import partial
 from extractors import github_listing as listing
 from extractors.base import Cursor, OnWait, Page, Reference
 from extractors.github_api import answered_at, open_session
-from extractors.github_failures import Failures
+from extractors.github_failures import Failures, naming
 from extractors.github_listing import COMMENTS, ISSUES, PULLS, REVIEW_COMMENTS, Stream
 from extractors.github_lookup import Gone, Lookup, Unsaid
 from extractors.github_payloads import Item, canonical, is_pending, item_of
@@ -105,6 +105,21 @@ class GitHubRepositories:
                     polled_at = self._now()
         self._failures.end(self._settings.repositories)
 
+    def check(self) -> str:
+        """Ask for the beginning of each repository's lists.
+
+        Raises:
+            PipelineError: as `pages`.
+        """
+        failures = Failures(self.name, timedelta(0), self._now)
+        for repository in self._settings.repositories:
+            with failures.held_back(repository):
+                for stream in self._streams:
+                    self._first_page(repository, stream, None)
+        failures.end(self._settings.repositories)
+        count = len(self._settings.repositories)
+        return f"{count} repositories, readable" if count > 1 else "readable"
+
     def estimate(self, cursor: Cursor | None) -> int | None:
         """Unknown: lists do not say how long they are."""
         return None
@@ -116,16 +131,20 @@ class GitHubRepositories:
             PipelineError: a list could not be read to its end.
         """
         for repository in self._settings.repositories:
-            for wanted in self._streams:
-                stream, answer = self._first_page(repository, wanted, None)
-                if answer is None:
-                    continue
-                place = self._place(repository)
-                for page in listing.gathered(listing.pages(self._session, place, stream, None, answer)):
-                    if page.unreadable:
-                        raise self._torn(repository, stream)
-                    yield [_reference(item) for item in page.items]
-                    yield from self._census_of_reviews(repository, page.items)
+            with naming(repository):
+                yield from self._census_of(repository)
+
+    def _census_of(self, repository: str) -> Iterator[list[Reference]]:
+        for wanted in self._streams:
+            stream, answer = self._first_page(repository, wanted, None)
+            if answer is None:
+                continue
+            place = self._place(repository)
+            for page in listing.gathered(listing.pages(self._session, place, stream, None, answer)):
+                if page.unreadable:
+                    raise self._torn(repository, stream)
+                yield [_reference(item) for item in page.items]
+                yield from self._census_of_reviews(repository, page.items)
 
     def look_again(self, references: Sequence[Reference]) -> Iterator[Page]:
         """Look at each by itself: a record, a tombstone, or counted as skipped when nothing can be said of it.

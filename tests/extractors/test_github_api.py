@@ -15,6 +15,7 @@ from extractors.github_api import answered_at, graphql_url, pause_s, refused, wa
 from schemas.documents import Kind
 from schemas.errors import AccessRefused, BadConfig
 from tests.extractors.github_world import START, World, populated
+from tests.fakes.serving import answer as fault
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LIMIT = {"message": "API rate limit exceeded for user ID 1."}
@@ -162,7 +163,7 @@ def test_the_statement_of_an_app_is_short_lived_and_tolerates_a_slow_clock(
 
 @pytest.mark.parametrize(
     ("change", "line"),
-    [({"installation_id": 71}, "no installation 71"), ({"app_id": 8}, "check private_key")],
+    [({"installation_id": 71}, "no installation 71"), ({"app_id": 8}, "check app_id and private_key")],
 )
 def test_an_app_that_is_not_known_names_the_setting(
     world: World, app: dict[str, Any], change: dict[str, Any], line: str
@@ -170,6 +171,12 @@ def test_an_app_that_is_not_known_names_the_setting(
     with pytest.raises(AccessRefused, match=line) as caught:
         world.read(**app | change)
     assert "PRIVATE KEY" not in str(caught.value)
+
+
+def test_an_app_that_lacks_a_permission_is_told_where(world: World, app: dict[str, Any]) -> None:
+    world.faults.next(fault(403, {}, NO_SCOPE), prefix="/repos")
+    with pytest.raises(AccessRefused, match="check the permissions of the App's installation"):
+        world.read(**app)
 
 
 @pytest.mark.parametrize("key", ["not a key", pem(ec.generate_private_key(ec.SECP256R1()))])

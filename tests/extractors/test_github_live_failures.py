@@ -107,6 +107,18 @@ def test_a_refusal_in_the_middle_of_a_repository_is_its_own(two: World, path: st
         assert "acme/weir" in str(failure)
 
 
+def test_a_check_tries_every_repository_and_reads_none(two: World) -> None:
+    with source_of_both(two) as source:
+        assert source.check() == "2 repositories, readable"
+        assert sum(two.asked().values()) == 6
+        two.faults.next(NO_SCOPE, prefix="/repos/acme/sluice/pulls")
+        with pytest.raises(PartUnread, match=r"issues, pull requests and metadata.*acme/sluice"):
+            source.check()
+        two.faults.next(answer(404, {}, {"message": "Not Found"}), times=100)
+        with pytest.raises(WrongAddress, match="acme/weir is not there"):
+            source.check()
+
+
 def test_credentials_that_nobody_accepts_stop_the_source_at_the_first_request(
     two: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +188,7 @@ def test_a_repository_is_well_again_with_credentials_that_were_changed_meanwhile
 
 def test_a_census_lists_all_repositories_or_none(two: World) -> None:
     two.faults.next(NO_SCOPE, prefix=WEIR)
-    with pytest.raises(NotAllowed):
+    with pytest.raises(NotAllowed, match=r"check token \(repository acme/weir\)"):
         two.census(repositories=BOTH)
     two.faults.next(answer(404, {}, {"message": "Not Found"}), prefix=WEIR, times=2)
     with pytest.raises(WrongAddress, match="acme/weir is not there"):
