@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from extractors.base import Page, Reference
+from extractors.jira_search import RESTARTS
 from extractors.jira_site import MAX_GIVEN
 from extractors.read import build_extractor
 from schemas.documents import Kind
-from schemas.errors import BadConfig
+from schemas.errors import BadConfig, SourceUnavailable
 from schemas.sources import JiraSource
 from tests.extractors.jira_world import World, numbers, world
 
@@ -138,6 +139,50 @@ def test_a_deletion_while_everything_is_listed_hides_no_other_issue(w: World) ->
     w.jira.before = meanwhile
     w.sync()
     assert w.truth().items() <= w.summaries().items()
+
+
+def test_a_page_token_that_expired_ends_the_reading_and_the_next_goes_on_where_it_was() -> None:
+    with world(page_cap=100) as w:
+        for number in range(350):
+            w.jira.create(summary=f"s{number}")
+            w.clock.pass_s(1)
+        pages = w.site(poll_interval_s=9**9).pages(None)
+        for _ in range(2):
+            page = next(pages)
+            w.keep(page)
+            w.cursor = page.cursor
+        w.clock.pass_s(8 * 24 * 3600)
+        with pytest.raises(SourceUnavailable, match="does not go on with a listing that it began: run again"):
+            list(pages)
+        assert 150 <= len(numbers(w.sync(w.site(overlap_s=0)))) < 200
+        assert w.summaries() == w.truth()
+
+
+def test_a_listing_that_shifts_at_every_page_is_given_up() -> None:
+    with world(data_center=True, page_cap=3) as w:
+        for number in range(60):
+            w.jira.create(summary=f"s{number}")  # all at the same moment
+
+        def meanwhile(endpoint: str) -> None:
+            if endpoint == "search":
+                w.jira.delete(min(w.jira.issues))
+                w.jira.create(summary="another")
+
+        w.jira.before = meanwhile
+        with pytest.raises(SourceUnavailable, match="kept changing while it was read"):
+            list(w.site().census())
+        assert w.jira.asked["search"] == 2 * (1 + RESTARTS)  # the first made headway
+
+
+def test_the_first_mark_is_the_newest_change(w: World) -> None:
+    number = w.jira.create(summary="a")
+    w.clock.pass_s(1000)
+    w.jira.create(summary="b")
+    w.clock.pass_s(1000)
+    w.jira.edit(number, summary="c")
+    w.sync(most_pages=1)
+    assert w.cursor is not None
+    assert w.cursor["mark_ms"] == w.clock().timestamp() * 1000
 
 
 def test_a_search_that_lags_behind_is_caught_up_with(w: World) -> None:
