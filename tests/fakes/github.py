@@ -201,6 +201,7 @@ class FakeGitHub(GitHubContents):
     ) -> Answered:
         assert asked.get("sort") == "updated", asked
         assert asked["direction"] == "asc", asked
+        assert name != "issues" or asked.get("state") == "all", asked  # else GitHub lists open ones alone
         listing, size = repository.lists[name], min(int(asked.get("per_page", "30")), self.page_size)
         first = bisect_left(listing.order, (asked.get("since", ""), 0))
         page = int(asked.get("page", "1"))
