@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,26 +19,20 @@ import numpy.typing as npt
 import psycopg
 
 from schemas.config import Faiss
-from schemas.errors import BadVector, DigestMismatch, DimensionMismatch, SpaceMismatch, UnknownName
+from schemas.errors import DigestMismatch, DimensionMismatch, SpaceMismatch, UnknownName
 from schemas.spaces import EmbeddingSpace
 from transforms.embedders.cores import worker_threads
 from transforms.sinks import faiss_files as files
 from transforms.sinks.faiss_files import Shape
+from transforms.sinks.faiss_shards import BLOCK, Progress, unit, write_lists
 from transforms.sinks.vector_rows import read_row_ids, read_vectors
 
 RowIds = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
-"""Called with vectors added so far and vectors to add in all."""
-
-BLOCK = 8192
-"""Vectors in memory at a time, beside the index itself."""
 HNSW_LINKS = 32
 HNSW_CONSTRUCTION = 100
 MIN_SEARCH_BREADTH = 128
 """Candidates that an HNSW search keeps, at least."""
-MAX_LISTS = 4096
-TRAINING_VECTORS_PER_LIST = 64
 PROBED_SHARE = 1 / 8
 MIN_PROBED = 16
 SHRINK = 0.8
@@ -150,7 +143,8 @@ def update_index(
 ) -> IndexReport:
     """Bring the client's index up to date with the chunk table; publishes a build only if something changed.
 
-    Rows may come and go meanwhile: the index then holds what was found, and the next update the rest.
+    Rows may come and go meanwhile: the index then holds what was found, and the next update the rest. Flat indexes
+    and graphs are held in memory while they are built, inverted lists in shards (`write_lists`).
 
     Raises:
         BadVector: the table holds a vector that is not finite or has no length.
@@ -168,9 +162,9 @@ def update_index(
         )
         added = 0
         if build is None or plan.rebuild is not None or not np.array_equal(np.sort(before), wanted):
-            index = _writable_index(connection, space, plan, build)
-            added = _add(connection, space, index, plan.add, progress)
-            build = _publish(folder, space, client, plan, index)
+            with files.unpublished(folder) as partial:
+                row_ids, added = _write_index(connection, space, plan, build, partial, progress)
+                build = _publish(partial, space, client, plan, row_ids)
     return IndexReport(
         build=build.folder.name,
         kind=build.manifest.kind,
@@ -231,7 +225,7 @@ def search_index(
             f"queries of shape {queries.shape} for an index of {opened.manifest.dimensions} dimensions"
         )
     faiss.omp_set_num_threads(worker_threads())
-    units = _unit(queries)
+    units = unit(queries)
     if allowed_row_ids is not None:
         mask = np.isin(opened.row_ids, allowed_row_ids)
         return _exhaustive(opened, units, k, mask if opened.live is None else mask & opened.live)
@@ -290,15 +284,6 @@ def _difference(row_ids: RowIds, without: RowIds) -> RowIds:
     return np.setdiff1d(row_ids, without, assume_unique=True)
 
 
-def _unit(vectors: Vectors) -> Vectors:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        raise BadVector(
-            "a vector that is not finite or has no length was to be put into, or searched in, FAISS"
-        )
-    return np.ascontiguousarray(vectors / norms, dtype=np.float32)
-
-
 def _usable_build(folder: Path, space: EmbeddingSpace, client: str) -> files.Build | None:
     """The current build if it can be trusted; otherwise None, and the log says why."""
     build = files.current_build(folder)
@@ -324,39 +309,38 @@ def _load(build: files.Build) -> OpenIndex:
     return OpenIndex(build.manifest, index, row_ids, ~np.isin(row_ids, dead) if len(dead) else None)
 
 
-def _writable_index(
-    connection: psycopg.Connection, space: EmbeddingSpace, plan: Plan, build: files.Build | None
-) -> Any:
-    if plan.rebuild is not None or build is None:
-        return _empty_index(connection, space, plan)
-    index = faiss.read_index(str(build.folder / files.INDEX))  # not mapped: it is going to change
-    if plan.kind == "flat" and len(plan.dead):
-        index.remove_ids(faiss.IDSelectorBatch(plan.dead))
-    return index
-
-
-def _empty_index(connection: psycopg.Connection, space: EmbeddingSpace, plan: Plan) -> Any:
-    if plan.kind == "flat":
-        inner = faiss.IndexFlatIP(space.dimensions)
-    elif plan.kind == "hnsw":
-        inner = faiss.IndexHNSWFlat(space.dimensions, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        inner.hnsw.efConstruction = HNSW_CONSTRUCTION
+def _write_index(
+    connection: psycopg.Connection,
+    space: EmbeddingSpace,
+    plan: Plan,
+    build: files.Build | None,
+    partial: Path,
+    progress: Progress,
+) -> tuple[RowIds, int]:
+    """Write the index file that the plan asks for; row ids of its entries by place, and vectors added."""
+    path = partial / files.INDEX
+    kept = build if plan.rebuild is None else None
+    if plan.kind == "ivf":
+        opened = _load(kept) if kept else None
+        row_ids = write_lists(connection, space, plan.add, path, progress, opened.index if opened else None)
+        return row_ids, len(row_ids) - (len(opened.row_ids) if opened else 0)
+    if kept is None:
+        index = faiss.IndexIDMap(_empty_index(space, plan))
     else:
-        inner = _trained_lists(connection, space, plan.add)
-    return faiss.IndexIDMap(inner)
+        index = faiss.read_index(str(kept.folder / files.INDEX))  # not mapped: it is going to change
+        if plan.kind == "flat" and len(plan.dead):
+            index.remove_ids(faiss.IDSelectorBatch(plan.dead))
+    added = _add(connection, space, index, plan.add, progress)
+    faiss.write_index(index, str(path))
+    return faiss.vector_to_array(index.id_map), added
 
 
-def _trained_lists(connection: psycopg.Connection, space: EmbeddingSpace, row_ids: RowIds) -> Any:
-    lists = max(1, min(MAX_LISTS, round(4 * len(row_ids) ** 0.5), len(row_ids) // TRAINING_VECTORS_PER_LIST))
-    wanted = min(len(row_ids), lists * TRAINING_VECTORS_PER_LIST)
-    sample = np.random.default_rng(0).choice(row_ids, wanted, replace=False)
-    _, vectors = read_vectors(connection, space.space_id, sample, space.dimensions)
-    inner = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(space.dimensions), space.dimensions, lists, faiss.METRIC_INNER_PRODUCT
-    )
-    inner.cp.spherical = True
-    inner.train(_unit(vectors))
-    return inner
+def _empty_index(space: EmbeddingSpace, plan: Plan) -> Any:
+    if plan.kind == "flat":
+        return faiss.IndexFlatIP(space.dimensions)
+    graph = faiss.IndexHNSWFlat(space.dimensions, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = HNSW_CONSTRUCTION
+    return graph
 
 
 def _add(
@@ -366,28 +350,25 @@ def _add(
     for start in range(0, len(row_ids), BLOCK):
         block = row_ids[start : start + BLOCK]
         found, vectors = read_vectors(connection, space.space_id, block, space.dimensions)
-        index.add_with_ids(_unit(vectors), found)
+        index.add_with_ids(unit(vectors), found)
         added += len(found)
         progress(start + len(block), len(row_ids))
     return added
 
 
-def _publish(folder: Path, space: EmbeddingSpace, client: str, plan: Plan, index: Any) -> files.Build:
-    row_ids = faiss.vector_to_array(index.id_map)
+def _publish(partial: Path, space: EmbeddingSpace, client: str, plan: Plan, row_ids: RowIds) -> files.Build:
     dead = np.intersect1d(plan.dead, row_ids)
-    with files.unpublished(folder) as partial:
-        faiss.write_index(index, str(partial / files.INDEX))
-        np.save(partial / files.TOMBSTONES, dead)
-        manifest = files.Manifest(
-            space_id=space.space_id,
-            client=client,
-            dimensions=space.dimensions,
-            kind=plan.kind,
-            count=len(row_ids) - len(dead),
-            tombstones=len(dead),
-            high_water_row_id=int(row_ids.max(initial=0)),
-            built_at=datetime.now(UTC),
-            faiss_version=faiss.__version__,
-            files=files.stamps(partial),
-        )
-        return files.publish(partial, manifest)
+    np.save(partial / files.TOMBSTONES, dead)
+    manifest = files.Manifest(
+        space_id=space.space_id,
+        client=client,
+        dimensions=space.dimensions,
+        kind=plan.kind,
+        count=len(row_ids) - len(dead),
+        tombstones=len(dead),
+        high_water_row_id=int(row_ids.max(initial=0)),
+        built_at=datetime.now(UTC),
+        faiss_version=faiss.__version__,
+        files=files.stamps(partial),
+    )
+    return files.publish(partial, manifest)
