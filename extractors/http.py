@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Container, Generator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,6 +49,17 @@ for _name in ("httpx", "httpcore"):  # they log whole addresses, queries too, an
 
 def _no_pause(answer: httpx.Response, now: datetime) -> float | None:
     return None
+
+
+_turns: dict[bytes, threading.RLock] = {}
+
+
+def _turn(base: httpx.URL) -> threading.RLock:
+    """Held while a host is asked, so that one after the other is, whichever source it is for: GitHub wants it so.
+
+    A thread may have it twice: to renew a token is a request within another.
+    """
+    return _turns.setdefault(base.netloc, threading.RLock())
 
 
 class BearerToken(httpx.Auth):
@@ -117,7 +129,7 @@ class _Asking:
 
 
 class ApiSession:
-    """One host's API, asked one request at a time. Not for several threads at once.
+    """One host's API, asked one request at a time, those of other sessions included. Not for several threads at once.
 
     Args:
         base_url: what paths are relative to, without a trailing slash.
@@ -249,7 +261,8 @@ class ApiSession:
             request = self._client.build_request(
                 asking.method, url, content=asking.content, headers=asking.headers
             )
-            return self._wire.exchange(request, self._auth)
+            with _turn(self._base):
+                return self._wire.exchange(request, self._auth)
         except (httpx.TransportError, httpx.InvalidURL, Overdue) as error:
             proxied = bool(getproxies().keys() & {"http", "https", "all"})
             failure = http_errors.of_transport(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +18,7 @@ from extractors.github_api import answered_at, graphql_url, pause_s, refused, wa
 from schemas.documents import Kind
 from schemas.errors import AccessRefused, BadConfig
 from tests.extractors.github_world import START, World, populated
+from tests.fakes.serving import App, Receive, Send
 from tests.fakes.serving import answer as fault
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -189,3 +193,26 @@ def test_what_is_no_private_key_is_refused_without_showing_it(
     ) as caught:
         world.read(**app)
     assert key not in str(caught.value)
+
+
+def test_two_sources_never_ask_one_host_at_the_same_time(world: World, app: dict[str, Any]) -> None:
+    at_once, most = 0, 0
+
+    async def counted(inner: App, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.02)
+        await inner(scope, receive, send)
+        at_once -= 1
+
+    world.faults.next(counted, times=10**6)
+
+    def read() -> int:
+        with world.source(**app) as source:
+            return sum(page.read for page in source.pages(None))
+
+    with ThreadPoolExecutor() as threads:
+        readings = [threads.submit(read) for _ in range(4)]
+    assert [reading.result() for reading in readings] == [6] * 4
+    assert most == 1
