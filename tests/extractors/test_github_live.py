@@ -201,6 +201,39 @@ def test_a_run_killed_at_any_page_loses_nothing(world: World) -> None:
     assert set(world.latest) == world.census()
 
 
+def test_a_link_with_a_place_in_the_order_is_followed_as_it_stands(world: World) -> None:
+    for _ in range(250):
+        world.github.create(world.sluice)
+        world.clock.moment += timedelta(seconds=1)
+    assert len(world.read()) == 250
+    lists = [seen for seen in world.faults.requests if seen.path.endswith("/issues")]
+    assert [("after" in seen.query, seen.path) for seen in lists] == [
+        (False, "/repos/acme/sluice/issues"),
+        (True, f"/repositories/{world.sluice.id}/issues"),
+        (True, f"/repositories/{world.sluice.id}/issues"),
+    ]
+
+
+def test_every_list_is_asked_for_since_shortly_before_the_newest_change(world: World) -> None:
+    for number in range(1, 41):
+        world.github.create(world.sluice, pull=number == 1)
+        world.github.comment(world.sluice, number)
+        world.github.review_comment(world.sluice, 1)
+        world.clock.moment += timedelta(minutes=1)
+    world.read()
+    newest = world.clock.moment - timedelta(minutes=2)
+    world.faults.clear()
+    world.read()
+    since = {
+        seen.path.removeprefix("/repos/acme/sluice"): seen.query["since"]
+        for seen in world.faults.requests[:3]
+    }
+    assert since == dict.fromkeys(
+        ("/issues", "/issues/comments", "/pulls/comments"),
+        f"{newest - timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
 def test_deep_pages_that_are_refused_are_reached_by_time(world: World) -> None:
     world.github.keyset, world.github.page_size, world.github.deepest_page = set(), 2, 2
     for number in range(9):
