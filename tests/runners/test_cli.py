@@ -254,6 +254,18 @@ def test_check_names_each_thing_that_is_not_ready(
     assert (code, results) == (3, {"database": True, "model": True, "source tickets": False})
 
 
+def test_a_check_clones_nothing(
+    headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    repo = Repo(tmp_path / "code")
+    repo.commit("Dig the race")
+    more = f'[[sources]]\ntype = "git"\nname = "code"\nurl = "{repo.path}"\n'
+    code, out, _ = headrace("check", "-c", write_config(more), "--json")
+    (result,) = [row for row in json.loads(out) if row["name"] == "source code"]
+    assert (code, result["detail"]) == (0, "readable, 1 of its refs match HEAD")
+    assert not (tmp_path / ".headrace" / "mirrors").exists()
+
+
 def _commands() -> list[tuple[str, ...]]:
     root = get_command(cli.app)
     assert isinstance(root, typer.core.TyperGroup)

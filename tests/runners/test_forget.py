@@ -89,15 +89,17 @@ def test_nothing_of_the_source_is_left_and_all_of_the_others_is(
         reference = Reference(Kind.ISSUE, "1")
         for name in ("goes", "stays"):
             deliveries.store(connection, [NewDelivery("acme", name, "d1", "issues", (reference,))])
-        connection.execute(
-            "INSERT INTO dead_letters SELECT gen_random_uuid(), client, source, document_id, 'jira_issue', kind,"
-            " 'torn', now(), now(), '', 'extract', '', '', true, convert_to('the ' || source || ' gate', 'UTF8')"
-            " FROM documents WHERE native_id = '1'"
+        connection.execute(  # of a document that is stored, and of one that never was
+            "INSERT INTO dead_letters SELECT gen_random_uuid(), client, source,"
+            " CASE native_id WHEN '1' THEN document_id ELSE gen_random_uuid() END, 'jira_issue', kind, 'torn',"
+            " now(), now(), '', 'extract', '', '', true, convert_to('the ' || source || ' gate', 'UTF8')"
+            " FROM documents WHERE native_id IN ('1', '2')"
         )
         connection.execute(
             "INSERT INTO document_links SELECT document_id, 'mentions', 'commit', 'abc' FROM documents"
         )
-    assert to_forget(config, "acme", "goes").documents == {"issue": 5}
+    held = to_forget(config, "acme", "goes")
+    assert (held.documents, held.dead_letters) == ({"issue": 5}, 2)
     done = forgotten(config, "goes")
     assert (done.deleted, done.index.count) == (5, 5)
     assert live(database) == {("stays", str(number)) for number in range(5)}
