@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from schemas.clone_urls import LOOPBACK, CloneUrl, RefGlob, host_of, protocol_of
 from schemas.sections import ClientName, SecretReference, Section
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*/(?!\.{1,2}$)[A-Za-z0-9_.-]+")
+
 
 def _is_web_address(value: str) -> str:
     parts = urlsplit(value)
@@ -19,8 +22,14 @@ def _is_web_address(value: str) -> str:
     return value.rstrip("/")
 
 
+def _is_repository(value: str) -> str:
+    if not _REPOSITORY.fullmatch(value):
+        raise ValueError("expected owner/name of a repository, such as acme/backend, without its address")
+    return value
+
+
 WebAddress = Annotated[str, AfterValidator(_is_web_address)]
-RepositoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")]
+RepositoryName = Annotated[str, AfterValidator(_is_repository)]
 
 
 class SourceSettings(Section):

@@ -74,6 +74,18 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) ->
         ),
         ("[[sources]]\ntype='git'\nname='a'\npath='.'\nrefs=['a..b']", "refs.0: expected a glob of branches"),
         (
+            "[[sources]]\ntype='github'\nname='a'\nrepositories=['acme']",
+            "repositories.0: expected owner/name",
+        ),
+        (
+            "[[sources]]\ntype='github'\nname='a'\nrepositories=['a/b', 'a/..']",
+            "repositories.1: expected owner",
+        ),
+        (
+            "[[sources]]\ntype='github'\nname='a'\nrepositories=['https://github.com/a/b']",
+            "without its address",
+        ),
+        (
             "[[sources]]\ntype='git'\nname='a'\npath='.'\n[[sources]]\ntype='git'\nname='a'\npath='.'",
             "source names must differ, a stands twice",
         ),
