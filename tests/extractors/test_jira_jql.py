@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from extractors import jira_jql
@@ -19,15 +19,24 @@ ZONES = [
     "Europe/Oslo",
     "Australia/Lord_Howe",
 ]
-moments = st.datetimes(datetime(2000, 1, 1), datetime(2040, 1, 1)).map(
-    lambda moment: round(moment.replace(tzinfo=UTC).timestamp() * 1000)
-)
 
 
-@given(ms=moments, zone=st.sampled_from(ZONES))
-def test_a_bound_in_minutes_is_never_later_than_meant(ms: int, zone: str) -> None:
+def _ms(moment: datetime) -> int:
+    return round(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2040, 1, 1)).map(_ms)
+
+
+@given(ms=moments, zone=st.sampled_from(ZONES), fold=st.sampled_from([0, 1]))
+@example(ms=_ms(datetime(2026, 10, 25, 0, 30)), zone="Europe/Oslo", fold=1)  # 02:30, to be again in an hour
+@example(ms=_ms(datetime(2026, 10, 25, 1, 30)), zone="Europe/Oslo", fold=1)
+@example(ms=_ms(datetime(2026, 10, 25, 1, 30)), zone="Europe/Oslo", fold=0)
+@example(ms=_ms(datetime(2026, 3, 29, 1, 30)), zone="Europe/Oslo", fold=1)  # 03:30, an hour after 01:30
+@example(ms=_ms(datetime(2026, 4, 4, 14, 45)), zone="Australia/Lord_Howe", fold=1)  # half an hour comes twice
+def test_a_bound_in_minutes_is_never_later_than_meant(ms: int, zone: str, fold: int) -> None:
     text = jira_jql.since("", "updated", jira_jql.in_minutes(ms, ZoneInfo(zone)))
-    since_ms = parse(text, zone=ZoneInfo(zone), epoch_dates=False).since_ms
+    since_ms = parse(text, zone=ZoneInfo(zone), epoch_dates=False, fold=fold).since_ms
     assert ms - 2 * 3600_000 - 60_000 < since_ms <= ms
 
 

@@ -53,14 +53,22 @@ _TOKEN = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|(>=|!=|[=(),])|([\w.-]+))')
 _FIELDS = {"project", "labels", "status", "id", "created", "updated"}
 
 
-def parse(text: str, *, zone: ZoneInfo, epoch_dates: bool) -> Query:
-    """Args: epoch_dates: False refuses numbers as dates, as some servers do. Raises: BadJql."""
-    return _Parser(text, zone, epoch_dates).query()
+def parse(text: str, *, zone: ZoneInfo, epoch_dates: bool, fold: int = 1) -> Query:
+    """What is meant by a query.
+
+    Args:
+        epoch_dates: False refuses numbers as dates, as some servers do.
+        fold: which of a time that comes twice is taken: 0 for the first, 1 for the second, as Java's calendar does.
+    Raises:
+        BadJql: it is not understood.
+    """
+    return _Parser(text, zone, epoch_dates, fold).query()
 
 
 class _Parser:
-    def __init__(self, text: str, zone: ZoneInfo, epoch_dates: bool) -> None:
+    def __init__(self, text: str, zone: ZoneInfo, epoch_dates: bool, fold: int) -> None:
         self._zone = zone
+        self._fold = fold
         self._epoch_dates = epoch_dates
         self._tokens: list[tuple[str, str]] = []  # (kind, text)
         self._at = 0
@@ -180,7 +188,8 @@ class _Parser:
         for form in ("%Y-%m-%d %H:%M", "%Y-%m-%d"):
             if kind == "string":
                 try:
-                    return int(datetime.strptime(value, form).replace(tzinfo=self._zone).timestamp() * 1000)
+                    moment = datetime.strptime(value, form).replace(tzinfo=self._zone, fold=self._fold)
+                    return int(moment.timestamp() * 1000)
                 except ValueError:
                     continue
         raise BadJql(
