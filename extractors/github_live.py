@@ -323,7 +323,8 @@ class GitHubRepositories:
                 f"{self._place(repository)} is there, but not its list of {stream.name}: "
                 "give `token` read access to issues and pull requests"
             )
-        self._tell(repository, f"has no list of {stream.name} (HTTP {answer.status}): they are switched off")
+        why = "it is empty" if answer.status == 409 else "they are switched off"
+        self._tell(repository, f"has no list of {stream.name} (HTTP {answer.status}): {why}")
         return None
 
     def _tell(self, repository: str, what: str) -> None:

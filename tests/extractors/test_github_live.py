@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from datetime import timedelta
 from itertools import islice
 
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from extractors.formats import Found, recognise
+from extractors.github_live import GitHubRepositories
 from extractors.read import to_document
 from schemas.documents import Format, Kind, SourceRecord
 from schemas.errors import AccessRefused, BrokenAnswer, WrongAddress
@@ -324,6 +326,38 @@ def test_a_repository_with_nothing_in_it_has_nothing(world: World) -> None:
     world.asked()
     assert world.read() == []
     assert sum(world.asked().values()) == 3
+
+
+def test_a_conflict_means_that_there_is_no_such_list_yet(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    populated(world)
+    world.faults.next(
+        answer(409, {}, {"message": "Git Repository is empty."}), prefix="/repos/acme/sluice/pulls"
+    )
+    assert kinds(world.read()) == ["comment", "comment", "issue", "pull", "review"]
+    assert caplog.messages[0].endswith("acme/sluice has no list of review_comments (HTTP 409): it is empty")
+    assert "review_comment" in kinds(world.read(24 * 60))
+
+
+def test_a_wait_is_told_before_it_begins(world: World) -> None:
+    populated(world)
+    told: list[tuple[str, float]] = []
+    world.faults.next(github_secondary_limit(retry_after_s=7))
+    world.github.limit, world.github._used = 1000, 799
+    source = GitHubRepositories(
+        world.settings(),
+        "acme",
+        lambda why, seconds: told.append((why, seconds + world.clock.slept_s)),
+        now=world.clock.now,
+        sleep=world.clock.sleep,
+    )
+    with closing(source):
+        assert sum(len(page.records) for page in source.pages(None)) == len(ALL_KINDS)
+    (limit, until_s), (reserve, full_at_s) = told
+    assert (limit.split(": ")[1].startswith("GitHub at"), limit.endswith("limits requests")) == (True, True)
+    assert reserve.endswith("the reserve of requests is reached")
+    assert (until_s, full_at_s) == (7, world.clock.slept_s)
 
 
 def test_a_renamed_repository_is_followed_and_said(world: World, caplog: pytest.LogCaptureFixture) -> None:
