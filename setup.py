@@ -1,8 +1,8 @@
-"""Compiles the embedding kernels while headrace is installed; everything else is in pyproject.toml.
+"""Compiles headrace's kernels while it is installed; everything else is in pyproject.toml.
 
 The compiler comes as a package (`ziglang`, which carries clang), so that none has to be on the machine. The kernels
-are one shared library without any of Python's headers, loaded with ctypes. Where they are not built (another system
-or processor family), headrace takes ONNX Runtime instead.
+are shared libraries without any of Python's headers, loaded with ctypes. Where they are not built (another system or
+processor family), headrace takes ONNX Runtime and the tokenizers library instead.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = "transforms/embedders/kernels"
-# Any glibc since 2018, and no instruction that the engine does not ask the processor for before it loads the library.
+PACKAGE = "transforms.embedders.kernels"
+FOLDER = Path(*PACKAGE.split("."))
 FLAGS = ["-O3", "-std=c11", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"]
 FLAGS += ["-shared", "-fPIC", "-fvisibility=hidden", "-s"]
-TARGET = ["-target", "x86_64-linux-gnu.2.28", "-mcpu=x86_64_v4+avx512vnni"]
+GLIBC = "2.28"  # any since 2018
 
 
 class BuildKernels(build_ext):
-    """Runs clang on the one C file."""
+    """Runs clang on one C file for each library."""
 
     def get_ext_filename(self, fullname: str) -> str:
         """Not a Python module, so without Python's version in the name."""
@@ -36,21 +36,34 @@ class BuildKernels(build_ext):
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
         compiler = [sys.executable, "-m", "ziglang", "cc"]
+        target = ["-target", f"{platform.machine()}-linux-gnu.{GLIBC}", *ext.extra_compile_args]
         with tempfile.TemporaryDirectory(prefix="headrace-zig-") as cache:
             folders = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
             subprocess.run(  # noqa: S603
-                [*compiler, *FLAGS, *TARGET, *ext.sources, "-o", str(library)],
+                [*compiler, *FLAGS, *target, *ext.sources, "-o", str(library)],
                 check=True,
                 env={**os.environ, **folders},
             )
 
 
-can_run = platform.system() == "Linux" and platform.machine() == "x86_64"
-sources = [f"{KERNELS}/encoder.c"]
-headers = [f"{KERNELS}/arithmetic.h", f"{KERNELS}/attention.h"]
+def kernel(name: str, cpu: str, headers: tuple[str, ...] = ()) -> Extension:
+    """One library, of the C file of its name."""
+    sources, depends = [str(FOLDER / f"{name}.c")], [str(FOLDER / header) for header in headers]
+    return Extension(f"{PACKAGE}.{name}", sources, depends=depends, extra_compile_args=[f"-mcpu={cpu}"])
+
+
+def kernels(system: str, machine: str) -> list[Extension]:
+    """Those that run on a machine as Python names it."""
+    found = []
+    if system == "Linux" and machine in ("x86_64", "aarch64"):
+        found.append(kernel("wordpiece", "baseline"))
+    if system == "Linux" and machine == "x86_64":
+        # No instruction that the engine does not ask the processor for before it loads the library.
+        found.append(kernel("encoder", "x86_64_v4+avx512vnni", ("arithmetic.h", "attention.h")))
+    return found
+
+
 setup(
-    ext_modules=[Extension("transforms.embedders.kernels.encoder", sources, depends=headers)]
-    if can_run
-    else [],
+    ext_modules=kernels(platform.system(), platform.machine()),
     cmdclass={"build_ext": BuildKernels},
 )

@@ -31,9 +31,6 @@ CHARS_PER_TOKEN_LIMIT = 16
 """A chunk has at most this many characters for each token it may have: a megabyte without a blank is one unknown
 word to a word-piece model, but no chunk to show to anyone."""
 
-PROBED_CHARS_PER_TOKEN = 4
-"""The first so many characters for each token tell of most pieces already that they are too long."""
-
 WINDOW_CHARS = 40_000
 """Longer texts are first cut at blank lines into windows of this size: the splitter is quadratic beyond."""
 
@@ -70,14 +67,10 @@ def split_spans(text: str, words: WordMemo, max_tokens: int, overlap_tokens: int
         overlap_tokens: most tokens that a piece repeats from the one before; less than `max_tokens`.
     """
 
-    probe_chars = max_tokens * PROBED_CHARS_PER_TOKEN
-
     def weight(piece: str) -> int:
         """Exact up to `max_tokens`; beyond it the splitter asks for no more than that it is beyond."""
         least = len(piece) // CHARS_PER_TOKEN_LIMIT
-        if least <= max_tokens and len(piece) > probe_chars:
-            least = max(least, words.count(piece[: piece.rfind(" ", 0, probe_chars) + 1]))
-        return least if least > max_tokens else max(least, words.count(piece))
+        return least if least > max_tokens else max(least, words.count(piece, max_tokens))
 
     splitter = MarkdownSplitter.from_callback(weight, max_tokens, overlap=overlap_tokens)
     return [
@@ -135,7 +128,6 @@ def chunk_document(
             only = Chunk(0, text, text_hash(text), 0, len(text), whole)
             return ChunkedDocument(document, (only,), tokens_seen=seen, tokens_truncated=0)
 
-    words.learn(text)
     tokens_seen = words.count(text)
     room = room_for_text(words, max_tokens, prefix)
     title = shortened(document.title, words, min(options.context_title_tokens, room // 4))

@@ -19,7 +19,10 @@ class NumberTokenizer:
     """A text is its own only token."""
 
     special_tokens = 0
-    is_word_local = True
+    plain_words = None
+
+    def is_word_local(self, text: str) -> bool:
+        return True
 
     def encode(self, texts: Sequence[str]) -> list[TokenIds]:
         return [np.array([int(text)], dtype=np.int32) for text in texts]

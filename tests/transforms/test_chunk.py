@@ -138,10 +138,10 @@ def test_a_prefix_that_leaves_no_room_is_refused(tokenizer: Tokenizer) -> None:
 
 def test_the_step_puts_the_models_prefix_before_every_chunk(tokenizer: Tokenizer) -> None:
     step = ChunkDocuments(Chunking(max_tokens=32), Model(document_prefix="passage: "))
+    begin = tokenizer.encode(["passage: "])[0][:-1].tolist()
 
     def begin_alike(found: list[ChunkedDocument]) -> None:
         (chunked,) = found
-        begin = tokenizer.encode(["passage: "])[0][:-1].tolist()
         assert len(chunked.chunks) > 1
         assert all(chunk.token_ids[: len(begin)].tolist() == begin for chunk in chunked.chunks)
 

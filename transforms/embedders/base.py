@@ -59,6 +59,18 @@ class Engine(Protocol):
         ...
 
 
+class PlainWords(Protocol):
+    """Tokens of words in ASCII, with nothing around a text. The other words, `foreign` ones, are given back."""
+
+    def count(self, text: str, limit: int) -> tuple[int, list[str]]:
+        """Tokens of all words but the foreign ones, and these; with more tokens than `limit` the rest is left out."""
+        ...
+
+    def encode(self, text: str) -> tuple[TokenIds, list[str]] | None:
+        """Ids with a -1 for each foreign word, and these; None if `text` is ASCII and not word-local."""
+        ...
+
+
 class Tokenizer(Protocol):
     """Text to token ids, never truncating."""
 
@@ -75,7 +87,11 @@ class Tokenizer(Protocol):
         """How many `encode` adds to `count`."""
         ...
 
+    def is_word_local(self, text: str) -> bool:
+        """Whether `text`'s tokens are those of its white-space separated words, one after the other."""
+        ...
+
     @property
-    def is_word_local(self) -> bool:
-        """Whether a text's tokens are those of its white-space separated words, one after the other."""
+    def plain_words(self) -> PlainWords | None:
+        """A faster way for most words of texts that are word-local; None if there is none."""
         ...

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import orjson
 from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from schemas.errors import ModelNotFound
-from transforms.embedders.base import TokenIds
+from transforms.embedders.base import PlainWords, TokenIds
+from transforms.embedders.wordpiece import is_built, word_pieces
 
 PARALLEL_FROM = 8
 """Fewer texts are tokenized one by one: waking other threads costs more (25 against 10 microseconds a word)."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""BERT's tokenizer removes them, joining what they part, and Python takes some of them for white space."""
 
 
 class ModelTokenizer:
@@ -34,6 +41,10 @@ class ModelTokenizer:
         # Saved files carry limits of their own (128 for MiniLM); the space's limit is applied by the caller.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        # Of special tokens, found wherever they stand in a text, some of them after it is normalised.
+        self._names = [token.content.lower() for token in added]
+        self._normalized_names = [self._normalized(token.content) for token in added if token.normalized]
 
     def encode(self, texts: Sequence[str]) -> list[TokenIds]:
         """Token ids of each text, special tokens included, int32, however long the text is."""
@@ -54,10 +65,28 @@ class ModelTokenizer:
         """How many `encode` adds to `count`."""
         return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
 
-    @property
-    def is_word_local(self) -> bool:
-        """Whether a text's tokens are those of its white-space separated words, one after the other."""
-        return isinstance(self._tokenizer.pre_tokenizer, BertPreTokenizer)
+    def is_word_local(self, text: str) -> bool:
+        """Whether `text`'s tokens are those of its white-space separated words, one after the other."""
+        if not isinstance(self._tokenizer.pre_tokenizer, BertPreTokenizer) or _CONTROL.search(text):
+            return False
+        lowered = text.lower()
+        if any(name in lowered for name in self._names):
+            return False
+        if not self._normalized_names or text.isascii():
+            return True
+        normalized = self._normalized(_readable([text])[0])
+        return not any(name in normalized for name in self._normalized_names)
+
+    @cached_property
+    def plain_words(self) -> PlainWords | None:
+        """A faster way for most words; None for another kind of tokenizer, or where it was not built."""
+        if not is_built():
+            return None
+        return word_pieces(orjson.loads(self._tokenizer.to_str()), {*self._names, *self._normalized_names})
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
 
 
 def cut(ids: TokenIds, max_tokens: int) -> TokenIds:
