@@ -285,6 +285,16 @@ def test_an_element_that_is_no_record_is_a_dead_letter_and_the_rest_is_read(worl
     assert page.dead_letters[0].record.format is Format.UNKNOWN
 
 
+def test_an_error_in_place_of_a_record_makes_no_dead_letter_and_the_list_is_read_again(world: World) -> None:
+    world.github.create(world.sluice)
+    error = {"message": "API rate limit exceeded", "documentation_url": "https://docs.github.com/rest"}
+    body = orjson.dumps([world.sluice.values["issues"][1], error])
+    world.faults.next(answer(200, {}, body), prefix="/repos/acme/sluice/issues")
+    with pytest.raises(BrokenAnswer, match="came torn"):
+        world.read()
+    assert (world.cursor, kinds(world.read())) == (None, ["issue"])
+
+
 def test_records_without_a_time_are_read_and_lead_nowhere(world: World) -> None:
     for _ in range(60):
         world.github.create(world.sluice, updated_at="", created_at=None)

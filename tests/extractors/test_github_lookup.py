@@ -71,6 +71,21 @@ def test_a_transferred_issue_is_gone_and_says_where_to(world: World) -> None:
     assert looked(world, issue).tombstones[0].reason == "transferred out of sight"
 
 
+def test_what_kept_its_id_in_a_repository_that_is_not_configured_is_gone(world: World) -> None:
+    sluice = populated(world)
+    comment = references(world)[Kind.COMMENT]
+    world.github.repository("acme/weir")
+    said = sluice.values["comments"][int(comment.native_id)]
+    moved = said | {"issue_url": "https://api.github.com/repos/acme/weir/issues/9"}
+    path = f"/repos/acme/sluice/issues/comments/{comment.native_id}"
+    world.faults.next(answer(200, {}, moved), prefix=path, times=2)
+    assert looked(world, comment).tombstones[0].reason == "transferred to acme/weir"
+    both = ("acme/sluice", "acme/weir")
+    assert [record.locator for record in looked(world, comment, repositories=both).records] == [
+        f"acme/weir#9 (comment {comment.native_id})"
+    ]
+
+
 def test_another_issue_under_the_number_is_not_the_one_that_was(world: World) -> None:
     populated(world)
     issue = references(world)[Kind.ISSUE]
