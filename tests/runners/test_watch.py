@@ -19,7 +19,7 @@ from pipelines.search import search
 from runners import reading, watch
 from runners.slices import BuildExtractor
 from runners.watch import watch as follow
-from schemas.config import Config, Reconcile
+from schemas.config import Config, Reconcile, Slices
 from schemas.documents import Kind, Reference
 from schemas.errors import AccessRefused, RateLimited, SetupError, SourceTimeout
 from schemas.sources import ExportSource, GitSource, Source
@@ -326,6 +326,24 @@ def test_a_lost_database_connection_is_made_anew(make_config: MakeConfig, databa
     assert any("the database failed" in line for line in view.said)
 
 
+def test_what_a_watcher_leaves_unfinished_is_noted(make_config: MakeConfig, database: Store) -> None:
+    release = threading.Event()
+
+    class Hanging(MemorySource):
+        def pages(self, cursor: Cursor | None) -> Iterator[Page]:
+            yield next(super().pages(cursor))
+            release.wait(30)
+
+    source = Hanging()
+    source.put("1", "gate")
+    config = with_sources(make_config, source).model_copy(update={"slices": Slices(max_documents=1)})
+    with followed(config, database, building(source)) as view:
+        view.until(lambda: view.rows("SELECT status FROM runs") == [("running",)] and view.live() == {"1"})
+    release.set()
+    assert view.rows("SELECT status, ended_at IS NULL FROM runs") == [("interrupted", False)]
+    assert (view.state().busy_since, view.state().next_poll_at) == (None, None)
+
+
 def test_a_watch_ends_by_itself_and_leaves_a_current_index(make_config: MakeConfig, database: Store) -> None:
     source = MemorySource()
     source.put("1", "gate")
@@ -380,8 +398,6 @@ def test_a_change_is_searchable_within_its_poll_interval_and_five_seconds(
 
 
 def test_the_slices_of_all_sources_share_the_limits_of_one() -> None:
-    from schemas.config import Slices
-
     limits = reading.shared(Slices(max_documents=4000, max_payload_mib=64), 10)
     assert (limits.max_documents, limits.max_payload_mib) == (400, 6)
     assert reading.shared(Slices(max_documents=2, max_payload_mib=1), 10) == Slices(
