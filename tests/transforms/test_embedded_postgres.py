@@ -126,6 +126,24 @@ def test_a_path_too_long_for_a_socket_works(data_dir: Path) -> None:
     leave(process)
 
 
+def test_a_process_that_hangs_in_its_start_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import sys; from transforms.embedded_postgres import _library;"
+        "_library().PostgresServer._lock.acquire(); print('held', flush=True); sys.stdin.read()"
+    )
+    hanging = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert hanging.stdout is not None
+    assert hanging.stdout.readline() == "held\n"
+    monkeypatch.setattr(embedded_postgres, "START_TIMEOUT_S", 0.0)
+    with pytest.raises(DatabaseUnreachable, match=r"another process .* postgres\.dsn"):
+        embedded_postgres.start(tmp_path / "postgres")
+    hanging.communicate()
+
+
 def test_a_path_that_the_server_cannot_take_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"data_dir.*blank"):
         embedded_postgres.start(tmp_path / "my data" / "postgres")
