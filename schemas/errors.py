@@ -6,9 +6,11 @@ PipelineError
   * RecordError      this record becomes a dead letter, the run goes on
       InvalidPayload   EmptyText   BadVector   EngineFailed
   * SetupError       stop: a person must change something
-      BadConfig   MissingFile   TornExport   NotARepository   NoRoom   AccessRefused (OutOfSight, NotAllowed)
+      BadConfig   MissingFile   TornExport   NotARepository   NoRoom   NotEnoughMemory   PlanExceeded
+      AccessRefused (OutOfSight, NotAllowed)
       WrongAddress   PartUnread   QueryRefused   SourceUnreachable   DatabaseUnreachable   ExtensionMissing
       DimensionMismatch   DigestMismatch   ModelNotFound   CanaryMismatch   SpaceMismatch   UnknownName
+      MissingTool   WrongVersion   ClusterUnreachable   JobRefused
   * CountsDoNotAddUp   a defect of headrace itself
 
 A message says what was given, what was expected and what to do; it holds no secret and no record text.
@@ -122,6 +124,14 @@ class NoRoom(SetupError):
     """The disk that headrace writes to is full, or may not be written to."""
 
 
+class NotEnoughMemory(SetupError):
+    """An index could not be built in the memory there is."""
+
+
+class PlanExceeded(SetupError):
+    """A backfill would take more than was planned."""
+
+
 class AccessRefused(SetupError):
     """A source refuses the credentials, or what they may see."""
 
@@ -180,6 +190,22 @@ class SpaceMismatch(SetupError):
 
 class UnknownName(SetupError):
     """A client, source, index or model of that name is not known."""
+
+
+class MissingTool(SetupError):
+    """A program or part that a runner needs is not installed: Java, Go, Flink, Prism."""
+
+
+class WrongVersion(SetupError):
+    """A program or server has a version that does not go with the pinned others."""
+
+
+class ClusterUnreachable(SetupError):
+    """A cluster, or the workers beside it, do not answer."""
+
+
+class JobRefused(SetupError):
+    """A cluster does not do what is asked of a job: it is not there, has ended, or cannot be saved."""
 
 
 class CountsDoNotAddUp(PipelineError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import psycopg
@@ -151,8 +151,49 @@ def _create_chunk_table(
     connection.execute(sql.SQL("CREATE INDEX {by_client} ON {table} (client)").format(**names))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredChunks:
+    """What a space's table holds.
+
+    Args:
+        by_client: client -> chunks.
+        row_bytes: of a chunk with its rows in all indexes but that of vectors; None where there are too few to say.
+        has_vector_index: it is built; rows are added to it as they come.
+    """
+
+    by_client: Mapping[str, int]
+    row_bytes: float | None
+    has_vector_index: bool
+
+
+ENOUGH_ROWS = 1000
+
+
+def stored_chunks(connection: psycopg.Connection, space_id: str) -> StoredChunks:
+    """What is stored of a space; nothing where it was never registered."""
+    name = _chunk_table_name(space_id)
+    if connection.execute("SELECT to_regclass(%s)", [name]).fetchone() == (None,):
+        return StoredChunks({}, None, False)
+    found = connection.execute(
+        sql.SQL("SELECT client, count(*) FROM {} GROUP BY client ORDER BY client").format(
+            sql.Identifier(name)
+        )
+    ).fetchall()
+    rows = sum(count for _, count in found)
+    sizes = connection.execute(
+        "SELECT pg_total_relation_size(%s::regclass), coalesce(pg_relation_size(to_regclass(%s)), 0)",
+        [name, f"{name}_hnsw"],
+    ).fetchone() or (0, 0)
+    row_bytes = (sizes[0] - sizes[1]) / rows if rows >= ENOUGH_ROWS else None
+    return StoredChunks(dict(found), row_bytes, _index_is_valid(connection, f"{name}_hnsw"))
+
+
 def build_vector_index(
-    connection: psycopg.Connection, space_id: str, progress: Callable[[float], None] = lambda share: None
+    connection: psycopg.Connection,
+    space_id: str,
+    progress: Callable[[float], None] = lambda share: None,
+    memory_mib: int | None = None,
+    workers: int | None = None,
 ) -> bool:
     """Build the HNSW index of a space, once; later rows are added to it as they come.
 
@@ -160,6 +201,8 @@ def build_vector_index(
 
     Args:
         progress: called now and then with the share done, 0 to 1.
+        memory_mib: that the graph may take; None takes twice what it needs, 2048 at the most.
+        workers: processes beside the server's own that build it; None leaves that to the server.
     Returns:
         Whether an index was built now.
     Raises:
@@ -175,8 +218,13 @@ def build_vector_index(
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [SETUP_LOCK])
         if _index_is_valid(connection, index):
             return False
-        memory_mib = _build_memory_mib(connection, space_id, vector_type)
+        if memory_mib is None:
+            memory_mib = _build_memory_mib(connection, space_id, vector_type)
         connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", [f"{memory_mib}MB"])
+        if workers is not None:
+            connection.execute(
+                "SELECT set_config('max_parallel_maintenance_workers', %s, true)", [str(workers)]
+            )
         statement = sql.SQL(
             "CREATE INDEX {index} ON {table} USING hnsw (embedding {operators})"
             " WITH (m = {links}, ef_construction = {candidates})"

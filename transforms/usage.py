@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -137,3 +137,26 @@ def usage_of_run(connection: psycopg.Connection, run_id: UUID) -> RunUsage:
             [run_id],
         ).fetchone()
     return found or RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0, 0)
+
+
+def local_rate(connection: psycopg.Connection, space_id: str, days: int = 30) -> tuple[int, float]:
+    """Tokens that local engines embedded into a space in the last `days` days, and the seconds they took."""
+    found = connection.execute(
+        "SELECT coalesce(sum(tokens), 0)::bigint, coalesce(sum(latency_s), 0)::float8 FROM ai_usage_tracking"
+        " WHERE space_id = %s AND provider = 'local' AND operation = 'embed_documents' AND error_type IS NULL"
+        " AND occurred_at > now() - make_interval(days => %s)",
+        [space_id, days],
+    ).fetchone()
+    return found or (0, 0.0)
+
+
+def tokens_since(
+    connection: psycopg.Connection, clients: Sequence[str], space_id: str, since: datetime
+) -> int:
+    """Tokens of documents embedded for some clients into a space, failed and repeated calls included."""
+    found = connection.execute(
+        "SELECT coalesce(sum(tokens), 0)::bigint FROM ai_usage_tracking WHERE client = ANY(%s) AND space_id = %s"
+        " AND operation = 'embed_documents' AND occurred_at >= %s",
+        [list(clients), space_id, since],
+    ).fetchone()
+    return int(found[0]) if found else 0

@@ -24,7 +24,7 @@ from schemas.spaces import EmbeddingSpace
 from transforms.embedders.cores import worker_threads
 from transforms.sinks import faiss_files as files
 from transforms.sinks.faiss_files import Shape
-from transforms.sinks.faiss_shards import BLOCK, Progress, unit, write_lists
+from transforms.sinks.faiss_shards import BLOCK, Progress, build_bytes, unit, write_lists
 from transforms.sinks.vector_rows import read_row_ids, read_vectors
 
 RowIds = npt.NDArray[np.int64]
@@ -110,6 +110,18 @@ def choose_shape(count: int, settings: Faiss, present: Shape | None) -> Shape:
     if count <= flat_below:
         return "flat"
     return "hnsw" if count <= hnsw_below else "ivf"
+
+
+def disk_bytes(kind: Shape, vectors: int, dimensions: int) -> int:
+    """Size of an index file: vectors, ids, and what finds them."""
+    links = 4 * (2 * HNSW_LINKS + 2) + 16 if kind == "hnsw" else 0
+    places = 8 if kind == "ivf" else 0
+    return vectors * (4 * dimensions + 8 + links + places)
+
+
+def memory_bytes(kind: Shape, vectors: int, dimensions: int) -> int:
+    """Memory that building takes at the most: flat indexes and graphs as a whole, in arrays that double to grow."""
+    return build_bytes(vectors, dimensions) if kind == "ivf" else 2 * disk_bytes(kind, vectors, dimensions)
 
 
 def plan_update(wanted: RowIds, entries: RowIds | None, present: Shape | None, settings: Faiss) -> Plan:
