@@ -69,9 +69,9 @@ def test_of_an_issue_without_a_key_a_404_says_nothing(w: World) -> None:
 
 def test_an_issue_without_a_key_is_looked_at_where_the_search_does_not_know_it(w: World) -> None:
     w.jira.search_lag_s = 600
-    number = w.jira.create("ABC", summary="a")
-    (page,) = w.site().look_again([Reference(Kind.ISSUE, str(number))])
-    assert [int(record.native_id) for record in page.records] == [number]
+    ids = [w.jira.create("ABC", summary=summary) for summary in "ab"]
+    (page,) = w.site().look_again([Reference(Kind.ISSUE, str(number)) for number in ids])
+    assert [int(record.native_id) for record in page.records] == ids
 
 
 def test_an_issue_named_twice_is_known_by_the_key_that_it_has(w: World) -> None:
