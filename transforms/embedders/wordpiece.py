@@ -25,6 +25,10 @@ HOLE = -1
 _PUNCTUATION = frozenset(string.punctuation)
 _BLANK, _ALONE, _OPENING, _PLAIN, _FOREIGN = 0, 1, 2, 4, 5
 _SLOTS_LOG2 = range(8, 25)
+_MAX_LETTERS = 1 << 22
+"""Of a vocabulary, which takes two edges for each at most: no more than half of the slots."""
+
+_MAX_WORD_CHARS = 1 << 31
 
 
 class _Struct(ctypes.Structure):
@@ -48,7 +52,7 @@ class WordPieces:
     character but ASCII letters and digits is foreign.
 
     Args:
-        vocabulary: piece -> token id; only pieces that plain words can have are kept.
+        vocabulary: piece -> token id, of `_MAX_LETTERS` at most; only pieces that plain words can have are kept.
         later_prefix: of pieces that do not begin a word.
         unknown: id of a word that cannot be put together.
         max_word_chars: longer words are unknown.
@@ -71,7 +75,7 @@ class WordPieces:
         self._struct = _Struct(
             names=self._names,
             names_bytes=len(self._names),
-            max_word_bytes=max_word_chars,
+            max_word_bytes=min(max_word_chars, _MAX_WORD_CHARS),
             unknown=unknown,
             kind=(ctypes.c_uint8 * 256)(*_kinds({name[0] for name in lowered})),
             folded=(ctypes.c_uint8 * 256)(*(bytes(range(256)).lower() if lowercase else bytes(range(256)))),
@@ -148,6 +152,7 @@ def word_pieces(settings: Mapping[str, Any], names: Collection[str]) -> WordPiec
     is_berts = (
         model["type"] == "WordPiece"
         and model["unk_token"] in model["vocab"]
+        and sum(map(len, model["vocab"])) <= _MAX_LETTERS
         and normalizer.get("type") == "BertNormalizer"
         and settings["pre_tokenizer"] == {"type": "BertPreTokenizer"}
         and all(name[:1] in _PUNCTUATION and "\n" not in name for name in names)

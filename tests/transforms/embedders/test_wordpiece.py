@@ -159,3 +159,14 @@ def test_a_vocabulary_without_its_unknown_token_is_left_to_the_library() -> None
     settings = orjson.loads(library().to_str())
     del settings["model"]["vocab"]["<unk>"]
     assert word_pieces(settings, ["<s>"]) is None
+
+
+def test_a_vocabulary_too_large_for_the_table_is_left_to_the_library() -> None:
+    settings = orjson.loads(library().to_str())
+    settings["model"]["vocab"]["x" * (1 << 22)] = 9
+    assert word_pieces(settings, ["<s>"]) is None
+
+
+def test_no_word_is_too_long_where_the_model_sets_no_limit(tmp_path: Path) -> None:
+    tokenizer = model_tokenizer(library({"gate": 3, "##s": 4}, max_word_chars=2**63), tmp_path)
+    assert WordMemo(tokenizer).encode(["gate" + "s" * 300])[0].tolist() == [0, 3, *[4] * 300, 1]
