@@ -41,6 +41,32 @@ test-torch: .venv/.installed-dev ## compare with sentence-transformers (installs
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,torch]'
 	@$(BIN)/python -m pytest -m torch
 
+.PHONY: flink
+flink: .venv/.installed ## fetch Flink (300 MB) into the user's cache
+	@$(BIN)/python -m runners.fetch flink
+
+.PHONY: prism
+prism: .venv/.installed ## build Beam's Prism with Go; some minutes
+	@$(BIN)/python -m runners.fetch prism
+
+.PHONY: flink-up
+flink-up: flink ## start a Flink cluster on this machine; STATE=folder
+	@$(BIN)/python -m runners.flink_cluster up $(if $(STATE),--state $(STATE))
+
+.PHONY: flink-down
+flink-down: .venv/.installed ## stop it
+	@$(BIN)/python -m runners.flink_cluster down $(if $(STATE),--state $(STATE))
+
+.PHONY: test-flink
+test-flink: .venv/.installed-dev ## a real Flink cluster; needs a JDK, fetches Flink
+	@$(BIN)/python -m runners.fetch flink
+	@$(BIN)/python -m pytest tests/flink
+
+.PHONY: test-prism
+test-prism: .venv/.installed-dev ## runs by Prism; needs Go, builds Prism
+	@$(BIN)/python -m runners.fetch prism
+	@$(BIN)/python -m pytest tests/prism
+
 .PHONY: lint
 lint: .venv/.installed-dev ## ruff and mypy
 	@$(BIN)/ruff check .

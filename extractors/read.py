@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -124,14 +124,15 @@ def spool_pages(pages: Iterable[Page], spool: IO[bytes]) -> None:
 
 
 class ReadPages(beam.PTransform):  # type: ignore[misc]
-    """Pages that the driver spooled to a file of its own, which workers on the same machine can open."""
+    """Pages that the driver spooled to files, which workers can open. Several files are spread over the workers."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, spools: Sequence[Path]) -> None:
         super().__init__()
-        self._path = str(path)
+        self._paths = [str(path) for path in spools]
 
     def expand(self, start: beam.Pipeline) -> beam.PCollection[Page]:
-        return start | beam.Create([self._path], reshuffle=False) | "Load" >> beam.FlatMap(_spooled_pages)
+        paths = start | beam.Create(self._paths, reshuffle=len(self._paths) > 1)
+        return paths | "Load" >> beam.FlatMap(_spooled_pages)
 
 
 def _spooled_pages(path: str) -> Iterator[Page]:

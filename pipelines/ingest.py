@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -52,9 +53,9 @@ class IngestJob:
         )
 
 
-def build(pipeline: beam.Pipeline, spool: Path, job: IngestJob) -> None:
+def build(pipeline: beam.Pipeline, spools: Sequence[Path], job: IngestJob) -> None:
     """Wire the steps for the pages of one slice. Steps are fused: nothing is shuffled between them."""
-    read = pipeline | "Read" >> ReadPages(spool)
+    read = pipeline | "Read" >> ReadPages(spools)
     records = read | "Records" >> beam.Map(lambda page: page.records)
     gone = read | "Tombstones" >> beam.FlatMap(lambda page: page.tombstones)
     unreadable = read | "Unreadable" >> beam.FlatMap(lambda page: page.dead_letters)

@@ -15,13 +15,14 @@ from uuid import UUID
 
 import typer
 
-from runners import cli_looks, display
+from runners import cli_jobs, cli_looks, display
 from runners.cli_looks import dead_letters
 from runners.cli_shared import (
     DEFAULT_CONFIG,
     ClientOption,
     ConfigOption,
     JsonOption,
+    RunnerOption,
     complain,
     err,
     example,
@@ -29,6 +30,7 @@ from runners.cli_shared import (
     out,
     print_json,
 )
+from runners.targets import Runner, opened
 from schemas.config import load_config
 from schemas.errors import PipelineError, SetupError
 
@@ -50,7 +52,12 @@ app = typer.Typer(
     epilog=example("headrace run --config demo.toml"),
     context_settings={"allow_extra_args": True, "ignore_unknown_options": False},
 )
-def run(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+def run(
+    context: typer.Context,
+    config: ConfigOption = DEFAULT_CONFIG,
+    runner: RunnerOption = Runner.DIRECT,
+    as_json: JsonOption = False,
+) -> None:
     """Read what changed in every source, embed it, store it, bring the FAISS index up to date.
 
     Resumable: stopped at any moment, the next run goes on where it was. A source that cannot be read keeps no other
@@ -60,8 +67,12 @@ def run(context: typer.Context, config: ConfigOption = DEFAULT_CONFIG, as_json: 
     from runners.slices import run as run_slices
 
     settings = load_config(config)
-    with interruptible(), run_progress(err, visible=err.is_terminal and not as_json) as bar:
-        summary = run_slices(settings, bar, context.args)
+    with (
+        interruptible(),
+        run_progress(err, visible=err.is_terminal and not as_json) as bar,
+        opened(settings, runner, context.args) as target,
+    ):
+        summary = run_slices(settings, bar, target)
     if as_json:
         print_json(display.summary_as_dict(summary))
     elif summary.ok or summary.totals:
@@ -235,6 +246,7 @@ def dead_letters_retry(
 
 app.add_typer(cli_looks.app)
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(cli_jobs.app, name="job")
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -93,6 +93,10 @@ def status(
 
     settings = load_config(config)
     found = read_status(settings, client or settings.client)
+    if settings.flink is not None:
+        from runners.flink_jobs import job_status
+
+        found["flink_jobs"] = job_status(settings.flink.url)
     print_json(found) if as_json else display.print_status(out, found)
 
 

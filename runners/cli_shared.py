@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from runners import display
+from runners.targets import Runner
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", envvar="HEADRACE_CONFIG", help="The TOML file.", show_default=True)
@@ -19,6 +20,13 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ClientOption = Annotated[
     str | None, typer.Option("--client", help="Whose data; the file's client if not given.")
+]
+RunnerOption = Annotated[
+    Runner,
+    typer.Option(
+        "--runner",
+        help="Where the pipeline runs: in this process, by Prism ([prism]), or on the Flink cluster of [flink].",
+    ),
 ]
 DEFAULT_CONFIG = Path("headrace.toml")
 

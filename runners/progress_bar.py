@@ -44,6 +44,11 @@ class RunProgress:
         if self._task is not None and done is not None:
             self._display.update(self._task, total=100, completed=round(100 * done))
 
+    def note(self, work: str) -> None:
+        """How a job elsewhere stands; shown instead of this process's own counters."""
+        if self._task is not None:
+            self._display.update(self._task, work=work)
+
     def waiting(self, reason: str, duration_s: float) -> None:
         """The source waits, for a rate limit say; shown until something is read again."""
         if self._task is not None:

@@ -7,7 +7,6 @@ the slice it was in, finds what that slice had already stored "unchanged", and g
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,11 +19,13 @@ from uuid import UUID
 import psycopg
 
 from extractors.base import Cursor, Extractor, OnWait, Page
-from extractors.read import build_extractor, spool_pages
+from extractors.read import build_extractor
 from pipelines.ingest import IngestJob
 from pipelines.ingest import build as build_pipeline
 from runners.direct import run_bounded
 from runners.progress_bar import RunProgress
+from runners.spools import spooled
+from runners.targets import HERE, Target
 from schemas.config import Config, Slices
 from schemas.documents import SourceRecord
 from schemas.errors import BadConfig, CountsDoNotAddUp, PipelineError
@@ -134,7 +135,7 @@ def accounted(pages: Sequence[Page], outcomes: Counter[str]) -> Counter[str]:
 def run(
     config: Config,
     bar: RunProgress,
-    pipeline_args: Sequence[str] = (),
+    target: Target = HERE,
     build: BuildExtractor = build_extractor,
 ) -> RunSummary:
     """Bring the index up to date with every configured source, then its FAISS files.
@@ -142,7 +143,7 @@ def run(
     A source that cannot be read does not keep the others from it.
 
     Args:
-        pipeline_args: Beam options for each slice.
+        target: where each slice's pipeline is run.
         build: makes the reader of a source.
     Raises:
         PipelineError: something that all sources need is not there, or what was read cannot be stored; what was
@@ -163,7 +164,7 @@ def run(
                 job = job_for(config, source, store, space, run_id)
                 of_source = outcomes[source.name] = Counter()
                 try:
-                    read = _run_source(connection, config, source, job, bar, build, pipeline_args)
+                    read = _run_source(connection, config, source, job, bar, build, target)
                     for counts, slice_tokens in read:
                         of_source += counts
                         tokens += slice_tokens
@@ -275,7 +276,7 @@ def _run_source(
     job: IngestJob,
     bar: RunProgress,
     build: BuildExtractor,
-    pipeline_args: Sequence[str],
+    target: Target,
 ) -> Iterator[tuple[Counter[str], Counter[str]]]:
     """Store what a source has, slice by slice; outcomes and tokens of each.
 
@@ -292,7 +293,7 @@ def _run_source(
             with _reading():
                 bar.expect(extractor.estimate(cursor))  # may clone first, which is shown
             for piece in _slices(extractor, cursor, config.slices):
-                yield store_slice(connection, job, piece, pipeline_args)
+                yield store_slice(connection, job, piece, target, bar.note)
 
 
 def _slices(extractor: Extractor, cursor: Cursor | None, limits: Slices) -> Iterator[Slice]:
@@ -311,14 +312,20 @@ def needs_work(connection: psycopg.Connection, job: IngestJob, pages: Sequence[P
 
 
 def store_slice(
-    connection: psycopg.Connection, job: IngestJob, piece: Slice, pipeline_args: Sequence[str] = ()
+    connection: psycopg.Connection,
+    job: IngestJob,
+    piece: Slice,
+    target: Target = HERE,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[Counter[str], Counter[str]]:
     """Put a slice through the pipeline, then keep its cursor; gives outcomes and tokens.
 
+    Args:
+        note: told how the job stands, where the target knows.
     Raises:
         PipelineError: of any kind; the cursor is where it was.
     """
-    counted, tokens = _run_pages(piece.pages, job, pipeline_args)
+    counted, tokens = _run_pages(piece.pages, job, target, note)
     counts = accounted(piece.pages, counted)
     runs.commit_slice(
         connection,
@@ -356,11 +363,10 @@ def _tell(
 
 
 def _run_pages(
-    pages: Sequence[Page], job: IngestJob, pipeline_args: Sequence[str] = ()
+    pages: Sequence[Page], job: IngestJob, target: Target = HERE, note: Callable[[str], None] | None = None
 ) -> tuple[Counter[str], Counter[str]]:
-    with tempfile.NamedTemporaryFile(prefix="headrace-slice-") as spool:
-        spool_pages(pages, spool)
-        return run_bounded(partial(build_pipeline, spool=Path(spool.name), job=job), pipeline_args)
+    with spooled(pages, target) as spools:
+        return run_bounded(partial(build_pipeline, spools=spools, job=job), target, note)
 
 
 RETRY_PAGE = 200

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from schemas.engines import Flink, Prism
 from schemas.errors import BadConfig, MissingFile
 from schemas.sections import ClientName, SecretReference, Section
 from schemas.sources import SOURCE_TYPES, ExportSource, GitSource, Source
 from schemas.spaces import Precision
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -164,6 +167,8 @@ class Config(Section):
     slices: Slices = Slices()
     reconcile: Reconcile = Reconcile()
     webhooks: Webhooks = Webhooks()
+    prism: Prism = Prism()
+    flink: Flink | None = None
     sources: tuple[Source, ...] = ()
 
     def sources_of(self, client: str) -> tuple[Source, ...]:
@@ -194,7 +199,7 @@ def _allowed(location: tuple[int | str, ...]) -> str:
     section: type[BaseModel] = Config
     tables: dict[str, type[BaseModel]] = {
         "postgres": Postgres, "model": Model, "chunking": Chunking, "cache": Cache, "faiss": Faiss, "slices": Slices,
-        "reconcile": Reconcile, "webhooks": Webhooks, **SOURCE_TYPES,
+        "reconcile": Reconcile, "webhooks": Webhooks, "prism": Prism, "flink": Flink, **SOURCE_TYPES,
     }  # fmt: skip
     for part in location[:-1]:
         section = tables.get(str(part), section)
@@ -232,8 +237,15 @@ def _anchored(config: Config, base: Path) -> Config:
             "data_dir": base / config.data_dir.expanduser(),
             "sources": tuple(_anchored_source(source, base) for source in config.sources),
             "model": model,
+            "prism": _anchored_paths(config.prism, base, "binary"),
+            "flink": config.flink and _anchored_paths(config.flink, base, "job_server_jar", "spool_dir"),
         }
     )
+
+
+def _anchored_paths(section: AnySection, base: Path, *names: str) -> AnySection:
+    paths = {name: path for name in names if (path := getattr(section, name)) is not None}
+    return section.model_copy(update={name: base / path.expanduser() for name, path in paths.items()})
 
 
 def _anchored_source(source: Source, base: Path) -> Source:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from runners.progress_bar import run_progress
 from runners.slices import RunSummary, run
+from runners.targets import HERE
 from schemas.config import Config
 from transforms.embedders.models import space_of
 from transforms.postgres import Store
@@ -81,7 +82,7 @@ def write_export(path: Path, issues: Iterable[dict[str, Any]]) -> Path:
 def run_quietly(config: Config, pipeline_args: Sequence[str] = ()) -> RunSummary:
     """A run without a bar."""
     with run_progress(Console(quiet=True), visible=False) as bar:
-        summary = run(config, bar, pipeline_args)
+        summary = run(config, bar, HERE.plus(pipeline_args))
     assert summary.ok, summary.failures
     return summary
 

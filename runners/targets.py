@@ -1,0 +1,69 @@
+"""Where a slice's pipeline is run: in this process, by Prism, or on a Flink cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from schemas.config import Config
+
+
+class Runner(StrEnum):
+    DIRECT = "direct"
+    PRISM = "prism"
+    FLINK = "flink"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a runner must be told, and how a slice's pages are laid out for it.
+
+    Args:
+        options: of Beam.
+        spools: files that the pages are spread over; each is read by one worker.
+        spool_dir: where workers can read them; None takes this machine's folder for temporary files.
+        progress: says how a job stands, where its workers are not in this process.
+    """
+
+    options: tuple[str, ...]
+    spools: int = 1
+    spool_dir: Path | None = None
+    progress: Callable[[], str] | None = None
+
+    def plus(self, options: Sequence[str]) -> Target:
+        """With options of the user's, which win."""
+        return replace(self, options=(*self.options, *options))
+
+
+HERE = Target(("--runner=FnApiRunner",))
+"""This process. Named outright: Beam's own "DirectRunner" first tries to download another one."""
+
+
+@contextmanager
+def opened(config: Config, runner: Runner, options: Sequence[str] = ()) -> Iterator[Target]:
+    """A target, with all that must run for it running for the length of the block.
+
+    Args:
+        options: of Beam, given behind `--`.
+    Raises:
+        SetupError: something is missing for it; said before anything is submitted.
+    """
+    with _opened(config, runner) as target:
+        yield target.plus(options)
+
+
+def _opened(config: Config, runner: Runner) -> AbstractContextManager[Target]:
+    match runner:
+        case Runner.DIRECT:
+            return nullcontext(HERE)
+        case Runner.PRISM:
+            from runners import prism
+
+            return prism.opened(config)
+        case Runner.FLINK:
+            from runners import flink
+
+            return flink.opened(config)
