@@ -9,11 +9,23 @@ from uuid import UUID
 
 import apache_beam as beam
 
+from extractors.base import Page
 from extractors.read import ExtractDocuments, ReadPages, extraction_settings
+from pipelines.coders import Records, coded
 from schemas.config import Cache, Chunking, Model
+from schemas.documents import (
+    ChunkedDocument,
+    DeadLetter,
+    Document,
+    EmbeddedBatch,
+    SourceRecord,
+    Tombstone,
+)
 from schemas.ids import settings_digest
+from schemas.quality import QualityReport
 from schemas.sources import SourceSettings
 from schemas.spaces import EmbeddingSpace
+from schemas.usage import UsageEvent
 from transforms.changes import SkipUnchanged
 from transforms.chunk import ChunkDocuments, chunking_settings
 from transforms.embed import EmbedChunks
@@ -44,13 +56,18 @@ class IngestJob:
     @property
     def processing(self) -> bytes:
         """Digest of all that is done to a record: when it changes, the record is worked on again."""
-        return settings_digest(
-            {
-                "extract": extraction_settings(self.source),
-                "chunk": chunking_settings(self.chunking),
-                "space": self.space.space_id,
-            }
-        )
+        return processing_of(self.source, self.chunking, self.space)
+
+
+def processing_of(source: SourceSettings, chunking: Chunking, space: EmbeddingSpace) -> bytes:
+    """As `IngestJob.processing`."""
+    return settings_digest(
+        {
+            "extract": extraction_settings(source),
+            "chunk": chunking_settings(chunking),
+            "space": space.space_id,
+        }
+    )
 
 
 def build(pipeline: beam.Pipeline, spools: Sequence[Path], job: IngestJob) -> None:
@@ -72,11 +89,23 @@ def build(pipeline: beam.Pipeline, spools: Sequence[Path], job: IngestJob) -> No
     embedded.usage | "WriteUsage" >> WriteUsage(job.store)
     checked.reports | "WriteQuality" >> WriteQuality(job.store, job.client, job.run_id, job.space.space_id)
 
-    letters = (
+    refused = (
         unreadable,
         extracted.dead_letters,
         chunked.dead_letters,
         embedded.dead_letters,
         checked.dead_letters,
-    ) | "DeadLetters" >> beam.Flatten()
+    )
+    letters = refused | "DeadLetters" >> beam.Flatten()
     letters | "WriteDeadLetters" >> WriteDeadLetters(job.store)
+
+    coded(Page, read)
+    coded(Records, records)
+    coded(SourceRecord, changed)
+    coded(Tombstone, gone)
+    coded(Document, extracted.documents)
+    coded(ChunkedDocument, chunked.documents)
+    coded(EmbeddedBatch, embedded.batches, checked.batches)
+    coded(UsageEvent, embedded.usage)
+    coded(QualityReport, checked.reports)
+    coded(DeadLetter, *refused, letters)
