@@ -49,6 +49,12 @@ class RunProgress:
         if self._task is not None:
             self._display.update(self._task, work=work)
 
+    def reading(self, name: str, read: int, expected: int | None) -> None:
+        """So many records of a source were read for a plan, of so many that are thought to come."""
+        self.step(f"planning {name}")
+        if self._task is not None:
+            self._display.update(self._task, total=expected, completed=read, work=f"{read:,} records read")
+
     def waiting(self, reason: str, duration_s: float) -> None:
         """The source waits, for a rate limit say; shown until something is read again."""
         if self._task is not None:

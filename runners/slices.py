@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +47,8 @@ from transforms.spaces import analyze, build_vector_index, register_space
 from transforms.usage import RunUsage, usage_of_run
 
 BuildExtractor = Callable[[Source, str, Path, OnWait], Extractor]
+BuildIndex = Callable[[psycopg.Connection, str, Callable[[float], None]], bool]
+AfterSlice = Callable[[psycopg.Connection], None]
 WRITING = {Outcome.NEW, Outcome.CHANGED, Outcome.DELETED}
 
 
@@ -137,6 +139,8 @@ def run(
     bar: RunProgress,
     target: Target = HERE,
     build: BuildExtractor = build_extractor,
+    after_slice: AfterSlice = lambda connection: None,
+    build_index: BuildIndex = build_vector_index,
 ) -> RunSummary:
     """Bring the index up to date with every configured source, then its FAISS files.
 
@@ -145,6 +149,8 @@ def run(
     Args:
         target: where each slice's pipeline is run.
         build: makes the reader of a source.
+        after_slice: what it raises ends the run, whose slices so far stay.
+        build_index: of vectors in Postgres.
     Raises:
         PipelineError: something that all sources need is not there, or what was read cannot be stored; what was
             committed before stays, and a later run goes on from there.
@@ -165,12 +171,16 @@ def run(
                 of_source = outcomes[source.name] = Counter()
                 try:
                     read = _run_source(connection, config, source, job, bar, build, target)
-                    for counts, slice_tokens in read:
-                        of_source += counts
-                        tokens += slice_tokens
+                    with closing(read):
+                        for counts, slice_tokens in read:
+                            of_source += counts
+                            tokens += slice_tokens
+                            after_slice(connection)
                 except _Unreadable as error:
                     failures[source.name] = one_line(error)
-            indexes = refresh_indexes(connection, config, space, any(map(wrote, outcomes.values())), bar)
+            indexes = refresh_indexes(
+                connection, config, space, any(map(wrote, outcomes.values())), bar, build_index
+            )
             quality = summarise_run(connection, config.client, run_id, space.space_id, first_row_id)
             usage = usage_of_run(connection, run_id)
             if failures:
@@ -239,7 +249,12 @@ def wrote(outcomes: Counter[str]) -> bool:
 
 
 def refresh_indexes(
-    connection: psycopg.Connection, config: Config, space: EmbeddingSpace, written: bool, bar: RunProgress
+    connection: psycopg.Connection,
+    config: Config,
+    space: EmbeddingSpace,
+    written: bool,
+    bar: RunProgress,
+    build_index: BuildIndex = build_vector_index,
 ) -> dict[str, IndexReport]:
     """Build Postgres's vector index where it is still missing, and bring every owner's FAISS index up to date.
 
@@ -247,13 +262,20 @@ def refresh_indexes(
         written: rows have changed since the planner's statistics were taken.
     """
     bar.step("index in Postgres")
-    build_vector_index(connection, space.space_id, partial(bar.step, "index in Postgres"))
+    build_index(connection, space.space_id, partial(bar.step, "index in Postgres"))
     if written:
         analyze(connection, space.space_id)
     indexes = {}
     for client in owners(config):
         bar.step("FAISS index")
-        indexes[client] = update_index(connection, config.data_dir, space, client, config.faiss)
+        indexes[client] = update_index(
+            connection,
+            config.data_dir,
+            space,
+            client,
+            config.faiss,
+            lambda done, total: bar.step("FAISS index", done / total),
+        )
     return indexes
 
 
@@ -277,7 +299,7 @@ def _run_source(
     bar: RunProgress,
     build: BuildExtractor,
     target: Target,
-) -> Iterator[tuple[Counter[str], Counter[str]]]:
+) -> Generator[tuple[Counter[str], Counter[str]]]:
     """Store what a source has, slice by slice; outcomes and tokens of each.
 
     Raises:

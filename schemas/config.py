@@ -142,6 +142,21 @@ class Reconcile(Section):
     max_share: float = Field(default=0.1, ge=0, le=1)
 
 
+class Backfill(Section):
+    """What `headrace plan` reckons with, and what `headrace backfill` holds to.
+
+    Args:
+        max_over_plan: share by which more tokens than planned may be embedded before it stops.
+        usd_per_machine_hour: what this machine costs; without it, hours alone are said.
+        max_index_memory_mib: that building an index may take; None takes four fifths of what is free where Postgres
+            runs on this machine, 2048 where it does not.
+    """
+
+    max_over_plan: float = Field(default=0.1, ge=0)
+    usd_per_machine_hour: float | None = Field(default=None, gt=0)
+    max_index_memory_mib: int | None = Field(default=None, ge=64)
+
+
 class Webhooks(Section):
     """Where `headrace webhooks` listens. Put a server that speaks TLS before it where it faces the internet."""
 
@@ -166,6 +181,7 @@ class Config(Section):
     faiss: Faiss = Faiss()
     slices: Slices = Slices()
     reconcile: Reconcile = Reconcile()
+    backfill: Backfill = Backfill()
     webhooks: Webhooks = Webhooks()
     prism: Prism = Prism()
     flink: Flink | None = None
@@ -199,7 +215,8 @@ def _allowed(location: tuple[int | str, ...]) -> str:
     section: type[BaseModel] = Config
     tables: dict[str, type[BaseModel]] = {
         "postgres": Postgres, "model": Model, "chunking": Chunking, "cache": Cache, "faiss": Faiss, "slices": Slices,
-        "reconcile": Reconcile, "webhooks": Webhooks, "prism": Prism, "flink": Flink, **SOURCE_TYPES,
+        "reconcile": Reconcile, "backfill": Backfill, "webhooks": Webhooks, "prism": Prism, "flink": Flink,
+        **SOURCE_TYPES,
     }  # fmt: skip
     for part in location[:-1]:
         section = tables.get(str(part), section)
