@@ -126,6 +126,34 @@ def runs_table(runs: Sequence[Figures]) -> str:
     return table([*head, "peak MiB, Postgres too"], lines)
 
 
+def backfill_table(rows: Sequence[Figures]) -> str:
+    """A row for each number of workers."""
+    lines = [
+        [
+            f"{row['workers']}",
+            f"{row['documents_per_s']:,}",
+            f"{row['vectors_per_s']:,}",
+            f"{row['unchanged_documents_per_s']:,}",
+            f"{row['worker_cpu_us_a_document']:,}",
+            *(
+                "; ".join(
+                    ", ".join(
+                        f"{peak:,}" for peak in (found[1 % len(found)], found[len(found) // 2], found[-1])
+                    )
+                    for name, found in row["peak_mib_by_tenth"].items()
+                    if name.startswith(of)
+                )
+                for of in ("worker", "postgres")
+            ),
+        ]
+        for row in rows
+    ]
+    size = rows[0]["documents"] if rows else 0
+    head = [f"{size:,} documents, workers", "documents/s", "vectors/s", "unchanged/s", "CPU µs a document"]
+    tenths = "peak MiB in the second, the sixth and the last tenth"
+    return table([*head, f"each worker: {tenths}", "Postgres: the same"], lines)
+
+
 def _requests(row: Figures) -> str:
     free = f" ({row['free']} free)" if row["free"] else ""
     return f"{row['requests']:,}{free} / {row['least']:,}"
@@ -167,6 +195,16 @@ def section(results: Path, plots: Path) -> str:
         )
         parts.append(connectors_table(connectors["rows"]))
         parts.append(runs_table(connectors["pipeline"]))
+    backfill = _read(results / "backfill.json")
+    if backfill is not None:
+        machine, moved = backfill["machine"], backfill["passing_on"]
+        parts.append(
+            f"A backfill of made-up issues with everything but the model, Postgres included, on {machine['cores']}"
+            f" cores of {machine['processor']}, commit `{machine['commit']}`. A vector costs"
+            f" {moved['us_a_vector_and_step']:.2f} µs for each fused step that it passes in a batch,"
+            f" {moved['us_a_vector_and_step_one_by_one']:.1f} µs one by one:"
+        )
+        parts.append(backfill_table(backfill["rows"]))
     return "\n\n".join(parts)
 
 

@@ -5,7 +5,8 @@
     python -m benchmarks.suite --only engines --only plots --again
 
 Quick: ceiling, engines, growth. Full adds the batch budgets, encoders of 12 layers, live connectors against fakes,
-and, where the folder of real payloads is given, retrieval quality and the whole job in both precisions.
+a backfill of a million documents, and, where the folder of real payloads is given, retrieval quality and the whole
+job in both precisions.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def steps(
         return found
     found.append(Step("base_size", "base_size", size))
     found.append(Step("connectors", "connectors"))
+    found.append(Step("backfill", "backfill"))
     for precision in ("exact", "fast") if data else ():
         reference = (*payloads, "--precision", precision)
         exact = ("--exact", str(results / "retrieval-exact.json")) if precision == "fast" else ()

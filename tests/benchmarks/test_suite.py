@@ -41,7 +41,7 @@ def test_quality_and_the_whole_job_need_the_payloads(tmp_path: Path) -> None:
     quick = [step.name for step in steps(False, None, 1000, None, [], tmp_path)]
     assert quick == ["ceiling", "engines", "growth-exact", "growth-fast"]
     full = [step.name for step in steps(True, None, 1000, None, [], tmp_path)]
-    assert full == [*quick, "base_size", "connectors", "plots"]
+    assert full == [*quick, "base_size", "connectors", "backfill", "plots"]
     with_data = {step.name: step for step in steps(True, tmp_path, 1000, None, [], tmp_path)}
     assert with_data.keys() - set(full) == {
         "retrieval-exact",
