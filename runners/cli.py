@@ -263,6 +263,7 @@ def main() -> None:
     logging.getLogger().addFilter(lambda line: not line.getMessage().startswith("apitools not found"))
     # It logs the traceback of a failing step, and raises it as well: one line of ours says it.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(lambda line: line.module != "portable_runner")
     for stop in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs start with SIGINT ignored
         signal.signal(stop, _interrupt)
     try:

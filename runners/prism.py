@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import grpc
+from apache_beam.runners.worker import sdk_worker
 
 from runners.fetch import prism_binary
 from runners.job_server import serving
 from runners.targets import Target
 from schemas.config import Config
 from schemas.errors import MissingTool
+
+WORKER_THREADS = ("run_worker_", "read_grpc_client_inputs")
+THREAD_TIMEOUT_S = 2.0
 
 
 @contextmanager
@@ -32,6 +39,28 @@ def opened(config: Config) -> Iterator[Target]:
             "--idle_shutdown_timeout=3h",
         ]  # fmt: skip
 
-    with serving("Prism", command, config.data_dir / "prism.log") as address:
+    with _one_line_is_enough(), serving("Prism", command, config.data_dir / "prism.log") as address:
         options = ("--runner=PortableRunner", f"--job_endpoint={address}", "--environment_type=LOOPBACK")
         yield Target(options, spools=config.prism.parallelism)
+
+
+@contextmanager
+def _one_line_is_enough() -> Iterator[None]:
+    """A job that fails raises what failed; Beam's threads in this process would also print its traceback, and that
+    Prism is gone once it is."""
+    before = threading.excepthook
+
+    def hook(what: threading.ExceptHookArgs) -> None:
+        if not isinstance(what.exc_value, grpc.RpcError):
+            before(what)
+
+    threading.excepthook = hook
+    sdk_worker.print = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate():
+            if thread.name.startswith(WORKER_THREADS):
+                thread.join(THREAD_TIMEOUT_S)
+        del sdk_worker.print
+        threading.excepthook = before

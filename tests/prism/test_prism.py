@@ -18,7 +18,8 @@ from runners.targets import Runner, opened
 from schemas.config import Config
 from schemas.engines import Prism
 from schemas.errors import BadConfig
-from tests.runners.world import issue, rows_of, run_quietly, write_export
+from tests.runners.world import DSN, Headrace, issue, rows_of, run_quietly, write_export
+from transforms import changes
 from transforms.caches import memory
 from transforms.postgres import Store
 
@@ -72,6 +73,33 @@ def test_an_error_of_ours_in_a_step_is_the_same_error_here(make_config: Callable
         pytest.raises(BadConfig, match=r"^model\.threads: no such cores$"),
     ):
         run_bounded(build, target)
+
+
+def test_a_step_that_fails_is_one_line(
+    make_config: Callable[..., Config], headrace: Headrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BadConfig("model.threads: no such cores")
+
+    monkeypatch.setattr(changes, "split_page", refuse)  # steps are done in this process
+    make_config()
+    export = write_export(tmp_path / "a.jsonl", [issue(1)])
+    config = tmp_path / "headrace.toml"
+    config.write_text(
+        f'[postgres]\ndsn = "env:{DSN}"\n[[sources]]\ntype = "export"\nname = "tickets"\npaths = ["{export}"]\n'
+    )
+    code, out, err = headrace("run", "-c", config, "--runner", "prism")
+    assert (code, out, err) == (1, "", "headrace: model.threads: no such cores\n")
+
+
+def test_without_prism_the_line_says_how_to_build_it(headrace: Headrace, tmp_path: Path) -> None:
+    config = tmp_path / "headrace.toml"
+    config.write_text('[prism]\nbinary = "not-there"\n')
+    code, _, err = headrace("run", "-c", config, "--runner", "prism")
+    assert code == 1
+    assert err == (
+        f"headrace: prism.binary: {tmp_path}/not-there is not a program: run `make prism`, or name another\n"
+    )
 
 
 def test_prism_ends_with_the_run_that_started_it(make_config: Callable[..., Config]) -> None:
