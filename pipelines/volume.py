@@ -100,6 +100,9 @@ class Meter:
         self._kept_tokens = 0
         self._connection = connection
         self._chunking = config.chunking
+        self._privacy = config.privacy
+        self._client = config.client
+        self._model = config.model
         self._space = space
         self._max_tokens = min(config.chunking.max_tokens or space.max_tokens, space.max_tokens)
         self._words = WordMemo(load_tokenizer(config.model))
@@ -126,6 +129,8 @@ class Meter:
         except Exception:  # whatever one record provokes, the others go on, as in the pipeline
             return None
         try:
+            if self._privacy.redacts(source.client or self._client, self._model):
+                document = redact_document(document)
             prefix = self._space.document_prefix
             return chunk_document(document, self._words, self._chunking, self._max_tokens, prefix)
         except RecordError:
@@ -161,9 +166,9 @@ def measure_source(
         PipelineError: the source cannot be read.
     """
     client = source.client or config.client
-    processing = processing_of(source, config.chunking, space)
+    processing = processing_of(source, config.chunking, space, config.privacy.redacts(client, config.model))
     cursor = load_cursor(connection, client, source.name, space.space_id, processing)
-    most = _most_read(source, sample)
+    most = most_read(source, sample)
     part, everything = Sample(sample or 1), Counted(0, 0, 0, 0)
     read = unchanged = to_work_on = 0
     is_whole = True
@@ -219,7 +224,8 @@ def _basis(is_exact: bool, is_whole: bool, read: int, estimate: int | None) -> B
     return "open end" if estimate is None or estimate < read else "beginning"
 
 
-def _most_read(source: Source, sample: int | None) -> int | None:
+def most_read(source: Source, sample: int | None) -> int | None:
+    """Records of a source read for a plan; None for all. Requests to a site elsewhere cost time and quota."""
     if sample is None:
         return None
     return sample if isinstance(source, GitHubSource | JiraSource) else LOCAL_READ

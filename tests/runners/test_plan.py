@@ -14,6 +14,7 @@ from pipelines.sampling import counted
 from schemas.config import Backfill, Config
 from schemas.errors import BadConfig
 from schemas.prices import LIST_PRICES
+from schemas.sources import ExportSource, JiraSource
 from tests.runners.memory_source import MemorySource, building
 from tests.runners.world import Headrace, issue, rows_of, run_quietly, write_export
 from transforms.postgres import Store
@@ -171,3 +172,11 @@ def test_the_command_line_shows_a_plan_to_people_and_to_programs(
     assert (code, plan["documents"], plan["open_ended"]) == (0, 150, [])
     assert plan["tokens"]["low"] == plan["tokens"]["high"] == plan["tokens"]["value"]
     assert plan["max_tokens"] > plan["tokens"]["value"]
+
+
+def test_of_a_site_elsewhere_no_more_is_read_than_is_cut() -> None:
+    jira = JiraSource(type="jira", name="jira", site_url="https://acme.atlassian.net")
+    export = ExportSource(type="export", name="export", paths=("a.jsonl",))
+    assert volume.most_read(jira, sample=2000) == 2000
+    assert volume.most_read(export, sample=2000) == 200_000
+    assert volume.most_read(jira, sample=None) is None
