@@ -100,9 +100,6 @@ class Meter:
         self._kept_tokens = 0
         self._connection = connection
         self._chunking = config.chunking
-        self._privacy = config.privacy
-        self._client = config.client
-        self._model = config.model
         self._space = space
         self._max_tokens = min(config.chunking.max_tokens or space.max_tokens, space.max_tokens)
         self._words = WordMemo(load_tokenizer(config.model))
@@ -129,8 +126,6 @@ class Meter:
         except Exception:  # whatever one record provokes, the others go on, as in the pipeline
             return None
         try:
-            if self._privacy.redacts(source.client or self._client, self._model):
-                document = redact_document(document)
             prefix = self._space.document_prefix
             return chunk_document(document, self._words, self._chunking, self._max_tokens, prefix)
         except RecordError:
@@ -166,7 +161,7 @@ def measure_source(
         PipelineError: the source cannot be read.
     """
     client = source.client or config.client
-    processing = processing_of(source, config.chunking, space, config.privacy.redacts(client, config.model))
+    processing = processing_of(source, config.chunking, space)
     cursor = load_cursor(connection, client, source.name, space.space_id, processing)
     most = most_read(source, sample)
     part, everything = Sample(sample or 1), Counted(0, 0, 0, 0)
