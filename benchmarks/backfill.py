@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -232,10 +233,19 @@ def side_by_side(documents: int, workers: int, indexes: bool) -> dict[str, Any]:
     finally:
         memory.is_over.set()
         for process in processes:
-            process.kill()
-            process.wait()
+            _end(process)
         shutil.rmtree(folder, ignore_errors=True)
     return row_of(documents, workers, told, memory)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """By an interrupt, so that its Postgres is stopped, too; one that does not end is killed."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def row_of(
