@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from runners import flink_rest
-from runners.flink_jobs import job_rows
+from runners.flink_jobs import job_rows, job_status
 from runners.job_server import free_port
 from schemas.errors import ClusterUnreachable, JobRefused, WrongVersion
 from tests.fakes.serving import serve
@@ -33,6 +33,12 @@ def test_a_job_is_told_with_what_it_has_done(flink: FakeFlink, url: str) -> None
     assert (row["checkpoints"], row["checkpoints_failed"], row["state_bytes"]) == (2, 1, 265)
     assert row["last_failure"] is None
     assert row["started_at"].isoformat() == "2026-11-21T20:21:04.005000+00:00"
+
+
+def test_the_status_says_that_a_cluster_is_away_instead_of_failing() -> None:
+    (row,) = job_status(f"http://127.0.0.1:{free_port()}")
+    assert row["state"] == "unreachable"
+    assert row["last_failure"].startswith("no Flink answers at")
 
 
 def test_a_job_that_failed_says_what_began_it(flink: FakeFlink, url: str) -> None:
