@@ -124,7 +124,12 @@ def _definition(config: Config, space: EmbeddingSpace) -> bytes:
             digest(
                 source.name.encode(),
                 (source.client or config.client).encode(),
-                processing_of(source, config.chunking, space),
+                processing_of(
+                    source,
+                    config.chunking,
+                    space,
+                    config.privacy.redacts(source.client or config.client, config.model),
+                ),
             )
             for source in sorted(config.sources, key=lambda source: source.name)
         )

@@ -12,7 +12,7 @@ import apache_beam as beam
 from extractors.base import Page
 from extractors.read import ExtractDocuments, ReadPages, extraction_settings
 from pipelines.coders import Records, coded
-from schemas.config import Cache, Chunking, Model
+from schemas.config import Cache, Chunking, Model, Privacy
 from schemas.documents import (
     ChunkedDocument,
     DeadLetter,
@@ -31,6 +31,7 @@ from transforms.chunk import ChunkDocuments, chunking_settings
 from transforms.embed import EmbedChunks
 from transforms.postgres import Store
 from transforms.quality import CheckVectors
+from transforms.redact import RedactDocuments, redaction_settings
 from transforms.sinks.ledger import WriteDeadLetters, WriteQuality, WriteUsage
 from transforms.sinks.pgvector import DeleteFromPgvector, WriteToPgvector
 
@@ -52,22 +53,34 @@ class IngestJob:
     model: Model
     chunking: Chunking
     cache: Cache
+    privacy: Privacy
+
+    @property
+    def redacts(self) -> bool:
+        """Whether documents are redacted."""
+        return self.privacy.redacts(self.client, self.model)
+
+    @property
+    def redacts_letters(self) -> bool:
+        """Whether dead letters are: they never leave, but `always` is about the store, too."""
+        return self.privacy.policy_of(self.client) == "always"
 
     @property
     def processing(self) -> bytes:
         """Digest of all that is done to a record: when it changes, the record is worked on again."""
-        return processing_of(self.source, self.chunking, self.space)
+        return processing_of(self.source, self.chunking, self.space, self.redacts)
 
 
-def processing_of(source: SourceSettings, chunking: Chunking, space: EmbeddingSpace) -> bytes:
-    """As `IngestJob.processing`."""
-    return settings_digest(
-        {
-            "extract": extraction_settings(source),
-            "chunk": chunking_settings(chunking),
-            "space": space.space_id,
-        }
-    )
+def processing_of(source: SourceSettings, chunking: Chunking, space: EmbeddingSpace, redacts: bool) -> bytes:
+    """As `IngestJob.processing`. What is not redacted does not depend on how it would be."""
+    settings = {
+        "extract": extraction_settings(source),
+        "chunk": chunking_settings(chunking),
+        "space": space.space_id,
+    }
+    if redacts:
+        settings["redact"] = redaction_settings()
+    return settings_digest(settings)
 
 
 def build(pipeline: beam.Pipeline, spools: Sequence[Path], job: IngestJob) -> None:
@@ -79,12 +92,15 @@ def build(pipeline: beam.Pipeline, spools: Sequence[Path], job: IngestJob) -> No
 
     changed = records | "SkipUnchanged" >> SkipUnchanged(job.store, job.space.space_id, job.processing)
     extracted = changed | "Extract" >> ExtractDocuments(job.source)
-    chunked = extracted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
+    redacted = extracted.documents | "Redact" >> RedactDocuments(job.redacts)
+    chunked = redacted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
     embed = EmbedChunks(job.model, job.store, job.cache, job.client, job.run_id)
     embedded = chunked.documents | "Embed" >> embed
     checked = embedded.batches | "CheckVectors" >> CheckVectors(job.space)
 
-    checked.batches | "WritePgvector" >> WriteToPgvector(job.store, job.processing, job.run_id)
+    checked.batches | "WritePgvector" >> WriteToPgvector(
+        job.store, job.processing, job.run_id, job.redacts_letters
+    )
     gone | "DeleteDocuments" >> DeleteFromPgvector(job.store, job.run_id)
     embedded.usage | "WriteUsage" >> WriteUsage(job.store)
     checked.reports | "WriteQuality" >> WriteQuality(job.store, job.client, job.run_id, job.space.space_id)
@@ -97,14 +113,15 @@ def build(pipeline: beam.Pipeline, spools: Sequence[Path], job: IngestJob) -> No
         checked.dead_letters,
     )
     letters = refused | "DeadLetters" >> beam.Flatten()
-    letters | "WriteDeadLetters" >> WriteDeadLetters(job.store)
+    letters | "WriteDeadLetters" >> WriteDeadLetters(job.store, job.redacts_letters)
 
     coded(Page, read)
     coded(Records, records)
     coded(SourceRecord, changed)
     coded(Tombstone, gone)
-    coded(Document, extracted.documents)
+    coded(Document, extracted.documents, redacted.documents)
     coded(ChunkedDocument, chunked.documents)
+        redacted.dead_letters,
     coded(EmbeddedBatch, embedded.batches, checked.batches)
     coded(UsageEvent, embedded.usage)
     coded(QualityReport, checked.reports)

@@ -14,6 +14,7 @@ from schemas.config import Config
 from transforms.dead_letters import count_open, list_dead_letters
 from transforms.postgres import open_store
 from transforms.quality_reports import run_reports
+from transforms.redaction_counts import count_redactions
 from transforms.runs import SourceTotals, counts_of_run, last_run, totals
 from transforms.sinks.parquet import export_parquet
 from transforms.source_states import SourceState, load_states
@@ -94,6 +95,8 @@ def read_status(config: Config, client: str) -> dict[str, Any]:
             if run
             else [],
             "open_dead_letters": count_open(connection, client),
+            "privacy": config.privacy.policy_of(client),
+            "redactions": count_redactions(connection, client),
         }
 
 

@@ -27,6 +27,7 @@ from transforms.embedders.loading import load_engine, load_tokenizer
 from transforms.embedders.models import space_of
 from transforms.embedders.tokenizer import cut
 from transforms.postgres import open_store
+from transforms.redaction import redact_text
 from transforms.sinks.faiss_index import OpenIndex, open_index
 from transforms.spaces import chunk_table, space_of_client, vector_type_of
 from transforms.usage import write_usage
@@ -96,6 +97,9 @@ def search(
 ) -> list[Hit]:
     """Find documents by meaning, by words, or by both. Reads only, but for the ledger's row of the query.
 
+    Where a client's documents are redacted, the model sees the query redacted, too; Postgres gets its words as they
+    are.
+
     Raises:
         EmptyText: the query has no text.
         UnknownName: nothing of that client is indexed, or no FAISS index was built.
@@ -109,7 +113,8 @@ def search(
             check_space(space, space_of(config.model), client)
             if index == "faiss":
                 opened = open_index(config.data_dir, space, client)
-            vector = embed_query(connection, config.model, query, client)
+            shown = redact_text(query)[0] if config.privacy.redacts(client, config.model) else query
+            vector = embed_query(connection, config.model, shown, client)
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             return find(connection, scope, query, vector, opened, mode, limit)

@@ -25,6 +25,7 @@ from transforms.chunk import chunk_document
 from transforms.embedders.base import TokenIds
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.word_memo import WordMemo
+from transforms.redact import redact_document
 from transforms.reuse import stored_vectors
 from transforms.runs import load_cursor
 
@@ -100,6 +101,9 @@ class Meter:
         self._kept_tokens = 0
         self._connection = connection
         self._chunking = config.chunking
+        self._privacy = config.privacy
+        self._client = config.client
+        self._model = config.model
         self._space = space
         self._max_tokens = min(config.chunking.max_tokens or space.max_tokens, space.max_tokens)
         self._words = WordMemo(load_tokenizer(config.model))
@@ -123,6 +127,8 @@ class Meter:
     def _chunked(self, record: SourceRecord, source: Source) -> ChunkedDocument | None:
         try:
             document = to_document(record, source)
+            if self._privacy.redacts(source.client or self._client, self._model):
+                document = redact_document(document)
         except Exception:  # whatever one record provokes, the others go on, as in the pipeline
             return None
         try:
@@ -161,7 +167,7 @@ def measure_source(
         PipelineError: the source cannot be read.
     """
     client = source.client or config.client
-    processing = processing_of(source, config.chunking, space)
+    processing = processing_of(source, config.chunking, space, config.privacy.redacts(client, config.model))
     cursor = load_cursor(connection, client, source.name, space.space_id, processing)
     most = most_read(source, sample)
     part, everything = Sample(sample or 1), Counted(0, 0, 0, 0)

@@ -240,6 +240,7 @@ def job_for(config: Config, source: Source, store: Store, space: EmbeddingSpace,
         config.model,
         config.chunking,
         config.cache,
+        config.privacy,
     )
 
 

@@ -17,6 +17,8 @@ from schemas.spaces import Precision
 AnySection = TypeVar("AnySection", bound=Section)
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+LOCAL_ENGINES = frozenset({None, "onnx", "vnni", "torch"})
+"""All others are somebody else's: what they are given has left."""
 
 
 class Postgres(Section):
@@ -65,6 +67,11 @@ class Model(Section):
     max_batch_tokens: int | None = Field(default=None, ge=16)
     max_buffer_tokens: int = Field(default=32_768, ge=512)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether texts stay on machines of ours."""
+        return self.engine in LOCAL_ENGINES
+
 
 class Chunking(Section):
     """How documents are cut.
@@ -107,6 +114,31 @@ class Cache(Section):
                 'kind "redis" needs url = "env:NAME" or "file:/path", and no other kind takes one'
             )
         return self
+
+
+Redaction = Literal["off", "external_only", "always"]
+
+
+class Privacy(Section):
+    """Whether secrets and personal data are replaced by placeholders such as `[EMAIL]` before anything is embedded.
+
+    Args:
+        redact: `external_only` does so where texts leave for an engine that does not run here; `always` keeps them
+            out of the store, too; `off`.
+        clients: client -> the same, where a client differs.
+    """
+
+    redact: Redaction = "external_only"
+    clients: dict[ClientName, Redaction] = Field(default_factory=dict)
+
+    def policy_of(self, client: str) -> Redaction:
+        """What holds for a client."""
+        return self.clients.get(client, self.redact)
+
+    def redacts(self, client: str, model: Model) -> bool:
+        """Whether a client's documents, and queries over them, are redacted before this model sees them."""
+        policy = self.policy_of(client)
+        return policy == "always" or (policy == "external_only" and not model.is_local)
 
 
 class Faiss(Section):
@@ -178,6 +210,7 @@ class Config(Section):
     model: Model = Model()
     chunking: Chunking = Chunking()
     cache: Cache = Cache()
+    privacy: Privacy = Privacy()
     faiss: Faiss = Faiss()
     slices: Slices = Slices()
     reconcile: Reconcile = Reconcile()
@@ -214,7 +247,8 @@ def _say(error: ValidationError, path: Path) -> str:
 def _allowed(location: tuple[int | str, ...]) -> str:
     section: type[BaseModel] = Config
     tables: dict[str, type[BaseModel]] = {
-        "postgres": Postgres, "model": Model, "chunking": Chunking, "cache": Cache, "faiss": Faiss, "slices": Slices,
+        "postgres": Postgres, "model": Model, "chunking": Chunking, "cache": Cache, "privacy": Privacy,
+        "faiss": Faiss, "slices": Slices,
         "reconcile": Reconcile, "backfill": Backfill, "webhooks": Webhooks, "prism": Prism, "flink": Flink,
         **SOURCE_TYPES,
     }  # fmt: skip

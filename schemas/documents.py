@@ -167,6 +167,7 @@ class Document:
         comments_total: comments, reviews and review comments the source says there are.
         comments_kept: of those, how many are in `text`.
         comments_dropped: reason -> count for the others (`bot`, `restricted`, `not_in_payload`, `excluded`).
+        redactions: kind -> how many values were replaced by a placeholder of that kind.
     """
 
     record: SourceRecord
@@ -182,6 +183,7 @@ class Document:
     comments_total: int = 0
     comments_kept: int = 0
     comments_dropped: Mapping[str, int] = field(default_factory=dict)
+    redactions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,7 @@ class DeadLetter:
     """A record that could not be processed, kept whole so that it can be tried again.
 
     Args:
-        stage: step that gave up: `read`, `extract`, `chunk`, `embed`, `quality`, `store`.
+        stage: step that gave up: `read`, `extract`, `redact`, `chunk`, `embed`, `quality`, `store`.
         error_type: name of the class in `schemas.errors`.
         reason: what to know; no record text.
         record: the record; for a line that is no record, one with the line as payload.

@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipelines.ingest import IngestJob, build
-from schemas.config import Cache, Chunking, Model
+from schemas.config import Cache, Chunking, Model, Privacy
 from schemas.sources import ExportSource
 from transforms.embedders.models import space_of
 from transforms.postgres import Store
@@ -31,7 +31,15 @@ def graph() -> list[str]:
     source = ExportSource(type="export", name="tickets", paths=("nowhere",))
     model = Model()
     job = IngestJob(
-        source, "acme", UUID(int=1), Store("nowhere"), space_of(model), model, Chunking(), Cache()
+        source,
+        "acme",
+        UUID(int=1),
+        Store("nowhere"),
+        space_of(model),
+        model,
+        Chunking(),
+        Cache(),
+        Privacy(),
     )
     pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
     build(pipeline, [Path("0.pages"), Path("1.pages")], job)

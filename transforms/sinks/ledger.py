@@ -15,6 +15,7 @@ from transforms import outcomes
 from transforms.dead_letters import MAX_LETTER_BYTES, MAX_LETTERS, write_dead_letters
 from transforms.postgres import Store
 from transforms.quality_reports import write_quality
+from transforms.redact import redact_letter
 from transforms.session_fn import SessionFn
 from transforms.usage import write_usage
 
@@ -67,23 +68,31 @@ class _WriteQualityFn(SessionFn):
 
 
 class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
-    """`PCollection[DeadLetter]` -> nothing; each is counted as `dead_lettered`."""
+    """`PCollection[DeadLetter]` -> nothing; each is counted as `dead_lettered`.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        redacts: payloads before they are written.
+    """
+
+    def __init__(self, store: Store, redacts: bool = False) -> None:
         super().__init__()
-        self._store = store
+        self._fn = _WriteLettersFn(store, redacts)
 
     def expand(self, letters: beam.PCollection[DeadLetter]) -> beam.PCollection[None]:
-        return letters | "Write" >> beam.ParDo(_WriteLettersFn(self._store))
+        return letters | "Write" >> beam.ParDo(self._fn)
 
 
 class _WriteLettersFn(SessionFn):
+    def __init__(self, store: Store, redacts: bool) -> None:
+        super().__init__(store)
+        self._redacts = redacts
+
     def start_bundle(self) -> None:
         self._gathered: list[DeadLetter] = []
         self._bytes = 0
 
     def process(self, letter: DeadLetter) -> None:
-        self._gathered.append(letter)
+        self._gathered.append(redact_letter(letter) if self._redacts else letter)
         self._bytes += len(letter.record.payload)
         if len(self._gathered) >= MAX_LETTERS or self._bytes >= MAX_LETTER_BYTES:
             self._flush()

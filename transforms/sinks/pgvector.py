@@ -24,6 +24,7 @@ from transforms import outcomes
 from transforms.dead_letters import resolve_dead_letters, write_dead_letters
 from transforms.notify import Change, announce
 from transforms.postgres import Store, is_about_values
+from transforms.redact import redact_letter
 from transforms.session_fn import SessionFn
 from transforms.sinks.chunk_rows import Incoming, replace_chunks
 from transforms.sinks.tombstones import apply_tombstones
@@ -107,12 +108,12 @@ def _newest(documents: Iterator[Incoming]) -> tuple[list[Incoming], Counter[Outc
 _UPSERT_DOCUMENTS = """
 INSERT INTO documents AS stored (
     document_id, client, source, kind, native_id, updated_at, observed_at, payload_digest, project, key, title, url,
-    author, created_at, attributes, comments_total, comments_kept, comments_dropped
+    author, created_at, attributes, comments_total, comments_kept, comments_dropped, redactions
 )
 SELECT * FROM unnest(
     %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::bytea[],
     %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::jsonb[], %s::int[], %s::int[],
-    %s::jsonb[]
+    %s::jsonb[], %s::jsonb[]
 ) AS incoming (document_id)
 ORDER BY document_id
 ON CONFLICT (document_id) DO UPDATE SET
@@ -120,7 +121,8 @@ ON CONFLICT (document_id) DO UPDATE SET
     project = EXCLUDED.project, key = EXCLUDED.key, title = EXCLUDED.title, url = EXCLUDED.url,
     author = EXCLUDED.author, created_at = EXCLUDED.created_at, attributes = EXCLUDED.attributes,
     comments_total = EXCLUDED.comments_total, comments_kept = EXCLUDED.comments_kept,
-    comments_dropped = EXCLUDED.comments_dropped, deleted_at = NULL, delete_reason = NULL, stored_at = now()
+    comments_dropped = EXCLUDED.comments_dropped, redactions = EXCLUDED.redactions,
+    deleted_at = NULL, delete_reason = NULL, stored_at = now()
 WHERE CASE WHEN stored.deleted_at IS NULL
     THEN (EXCLUDED.updated_at, EXCLUDED.observed_at, EXCLUDED.payload_digest)
          >= (stored.updated_at, stored.observed_at, stored.payload_digest)
@@ -151,6 +153,7 @@ def _upsert_documents(connection: psycopg.Connection, incoming: Sequence[Incomin
                 document.comments_total,
                 document.comments_kept,
                 storable_json(document.comments_dropped),
+                storable_json(document.redactions),
             )
         )
     columns = [list(column) for column in zip(*rows, strict=True)]
@@ -230,21 +233,25 @@ class WriteToPgvector(beam.PTransform):  # type: ignore[misc]
     Args:
         processing: digest of what was done to the records; part of every fingerprint.
         run_id: of the run that this is part of.
+        redacts_letters: payloads of dead letters, before they are written.
     """
 
-    def __init__(self, store: Store, processing: bytes, run_id: UUID | None = None) -> None:
+    def __init__(
+        self, store: Store, processing: bytes, run_id: UUID | None = None, redacts_letters: bool = False
+    ) -> None:
         super().__init__()
-        self._fn = _WriteFn(store, processing, run_id)
+        self._fn = _WriteFn(store, processing, run_id, redacts_letters)
 
     def expand(self, batches: beam.PCollection[EmbeddedBatch]) -> beam.PCollection[None]:
         return batches | "Write" >> beam.ParDo(self._fn)
 
 
 class _WriteFn(SessionFn):
-    def __init__(self, store: Store, processing: bytes, run_id: UUID | None) -> None:
+    def __init__(self, store: Store, processing: bytes, run_id: UUID | None, redacts_letters: bool) -> None:
         super().__init__(store)
         self._processing = processing
         self._run_id = run_id
+        self._redacts_letters = redacts_letters
 
     def process(self, batch: EmbeddedBatch) -> None:
         try:
@@ -257,7 +264,8 @@ class _WriteFn(SessionFn):
                 for half in halves(batch):
                     self.process(half)
                 return
-            letter = _refused(batch, error)
+            refused = _refused(batch, error)
+            letter = redact_letter(refused) if self._redacts_letters else refused
             self._session.run(partial(write_dead_letters, letters=[letter]))
             counts = Counter({Outcome.DEAD_LETTERED: 1})
         _count(counts)

@@ -82,7 +82,7 @@ ORDER BY document_id
 ON CONFLICT (document_id) DO UPDATE SET
     updated_at = EXCLUDED.updated_at, observed_at = EXCLUDED.observed_at, payload_digest = EXCLUDED.payload_digest,
     project = '', key = '', title = '', url = '', author = '', created_at = NULL, attributes = '{}',
-    comments_total = 0, comments_kept = 0, comments_dropped = '{}',
+    comments_total = 0, comments_kept = 0, comments_dropped = '{}', redactions = '{}',
     deleted_at = EXCLUDED.deleted_at, delete_reason = EXCLUDED.delete_reason, stored_at = now()
 WHERE CASE WHEN stored.deleted_at IS NULL
     THEN EXCLUDED.deleted_at >= greatest(stored.updated_at, stored.observed_at)

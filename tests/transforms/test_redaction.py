@@ -1,0 +1,199 @@
+"""Secrets and personal data are found, what only looks like them is not, and nothing found is left."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms.detectors import secrets
+from transforms.detectors.base import KINDS, Finding
+from transforms.detectors.numbers import is_card
+from transforms.detectors.secrets import ASSIGNED, RULES, find_secrets, fold
+from transforms.redaction import DETECTORS, PLACEHOLDERS, merged, redact_text, redact_value
+
+LABELLED = Path(__file__).resolve().parent.parent / "data" / "redaction.txt"
+MARK = re.compile(r"⟦([A-Z_]+)\|(.*?)⟧", re.DOTALL)
+
+
+class Item(NamedTuple):
+    """A text and what is to be found in it."""
+
+    text: str
+    wanted: tuple[Finding, ...]
+
+    @property
+    def values(self) -> list[str]:
+        return [self.text[one.start : one.end] for one in self.wanted]
+
+
+def read_labelled() -> list[Item]:
+    return [
+        _item(line.replace("¦", "").replace("\\n", "\n"))
+        for line in LABELLED.read_text(encoding="utf-8").splitlines()
+        if not line.startswith("# ")
+    ]
+
+
+def _item(marked: str) -> Item:
+    text, wanted, reached = "", [], 0
+    for match in MARK.finditer(marked):
+        text += marked[reached : match.start()]
+        wanted.append(Finding(match[1], len(text), len(text) + len(match[2])))
+        text += match[2]
+        reached = match.end()
+    return Item(text + marked[reached:], tuple(wanted))
+
+
+ITEMS = read_labelled()
+POSITIVES = [item for item in ITEMS if item.wanted]
+NEGATIVES = [item for item in ITEMS if not item.wanted]
+
+
+def found_in(text: str) -> list[Finding]:
+    return merged(finding for detect in DETECTORS for finding in detect(text))
+
+
+def test_the_labelled_set_has_every_kind_and_as_many_hard_negatives() -> None:
+    kinds = Counter(one.kind for item in POSITIVES for one in item.wanted)
+    assert set(kinds) == set(KINDS)
+    assert len(POSITIVES) >= 150
+    assert len(NEGATIVES) >= 150
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recall_and_precision_of_each_kind_stay_above_their_floors(kind: str) -> None:
+    wanted = {(item.text, one) for item in ITEMS for one in item.wanted if one.kind == kind}
+    found = {(item.text, one) for item in ITEMS for one in found_in(item.text) if one.kind == kind}
+    right = len(wanted & found)
+    missed, wrong = wanted - found, found - wanted
+    assert right / len(wanted) >= 0.95, missed
+    assert right / len(found) >= 0.95, wrong
+
+
+def test_of_hard_negatives_at_most_one_in_a_hundred_is_taken() -> None:
+    taken = [item.text for item in NEGATIVES if found_in(item.text)]
+    assert len(taken) <= len(NEGATIVES) / 100, taken
+
+
+PIECES = st.sampled_from(
+    [item.text for item in ITEMS]
+    + [value for item in POSITIVES for value in item.values]
+    + sorted(PLACEHOLDERS)
+    + [
+        "@",
+        "://",
+        ":",
+        ".",
+        "-",
+        " ",
+        "\n",
+        "=",
+        '"',
+        "'",
+        "[",
+        "]",
+        "+",
+        "(",
+        "key",
+        "token",
+        "0",
+        "4",
+        "aws",
+        "ſ",
+        "K",
+    ]
+)
+COMPOSED = st.lists(PIECES, max_size=8).map("".join) | st.lists(PIECES, max_size=8).map(" ".join)
+
+
+@settings(deadline=None)
+@given(COMPOSED)
+def test_redacting_twice_changes_nothing_more(text: str) -> None:
+    once, _ = redact_text(text)
+    assert redact_text(once) == (once, Counter())
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(POSITIVES), min_size=1, max_size=6))
+def test_no_value_that_is_found_alone_is_left_among_others(items: list[Item]) -> None:
+    text, counts = redact_text("\n\n".join(item.text for item in items))
+    for item in items:
+        for one, value in zip(item.wanted, item.values, strict=True):
+            if one in found_in(item.text):
+                assert value not in text
+    assert counts.total() >= 1
+
+
+@settings(deadline=None)
+@given(COMPOSED)
+def test_looking_first_for_what_a_rule_cannot_do_without_loses_nothing(text: str) -> None:
+    without = {finding for rule in (*RULES, *ASSIGNED) for finding in secrets._matches(rule, text)}
+    assert without <= set(find_secrets(text))
+
+
+def test_folding_covers_all_that_python_takes_for_the_same_letter() -> None:
+    letters = "".join(map(chr, range(ord("a"), ord("z") + 1)))
+    every = "".join(chr(code) for code in range(128, sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF)
+    for alike in re.findall(f"[{letters}]", every, re.IGNORECASE):
+        letter = next(one for one in letters if re.fullmatch(one, alike, re.IGNORECASE))
+        assert fold(alike) == letter
+
+
+def test_a_text_without_anything_is_the_same_object() -> None:
+    text = NEGATIVES[0].text
+    assert redact_text(text)[0] is text
+
+
+def test_findings_that_overlap_are_replaced_as_one_by_the_graver_kind() -> None:
+    together = merged([Finding("EMAIL", 3, 9), Finding("PASSWORD", 0, 5), Finding("IP", 12, 14)])
+    assert together == [Finding("PASSWORD", 0, 9), Finding("IP", 12, 14)]
+
+
+def test_strings_in_a_value_are_redacted_and_names_and_numbers_stay() -> None:
+    value = {"ada@example.com": [1, None, ("mail ada@example.com", {"deep": "call +1 415 555 2671"})]}
+    assert redact_value(value) == (
+        {"ada@example.com": [1, None, ["mail [EMAIL]", {"deep": "call [PHONE]"}]]},
+        Counter({"EMAIL": 1, "PHONE": 1}),
+    )
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**18))
+def test_a_card_number_with_any_one_digit_changed_is_none(seed: int) -> None:
+    number = list("4539578763621486")
+    place, digit = seed % 16, str(seed // 16 % 10)
+    changed = [*number[:place], digit, *number[place + 1 :]]
+    assert is_card("".join(changed)) == (changed == number)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "@",
+        "a@a.",
+        "://a:",
+        "1",
+        "1-",
+        "1 ",
+        "1.",
+        ":a",
+        "::",
+        "-----BEGIN PRIVATE KEY-----",
+        "+1 ",
+        "key: ",
+        "aws key ",
+        "eyJ.",
+        "1.1.1.",
+    ],
+)
+def test_time_grows_no_faster_than_the_text(piece: str) -> None:
+    """Hostile texts of a quarter of a megabyte take seconds at most where a quadratic detector would take hours."""
+    text = piece * (250_000 // len(piece))
+    assert isinstance(redact_text(text)[0], str)

@@ -1,0 +1,71 @@
+"""Replace secrets and personal data in a text by typed placeholders such as `[EMAIL]`. Pure; knows no Beam."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transforms.detectors.addresses import find_emails, find_ips
+from transforms.detectors.base import KINDS, Detector, Finding
+from transforms.detectors.numbers import find_numbers
+from transforms.detectors.secrets import find_secrets
+
+REDACTOR_VERSION = 1
+"""Part of the fingerprint of what was redacted: raise it when the same text would be redacted in another way."""
+
+DETECTORS: tuple[Detector, ...] = (find_secrets, find_emails, find_numbers, find_ips)
+PLACEHOLDERS = frozenset(f"[{kind}]" for kind in KINDS)
+
+MAX_PASSES = 8
+"""A placeholder may set free what stood against the value it replaced; each pass leaves less to find."""
+
+
+def redact_text(text: str) -> tuple[str, Counter[str]]:
+    """`text` with placeholders, and how many of each kind; redacting again changes nothing."""
+    counts: Counter[str] = Counter()
+    for _ in range(MAX_PASSES):
+        findings = merged(finding for detect in DETECTORS for finding in detect(text))
+        if not findings:
+            break
+        counts.update(finding.kind for finding in findings)
+        text = _replaced(text, findings)
+    return text, counts
+
+
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings in order, those that overlap as one, so that no part of a value is left."""
+    together: list[Finding] = []
+    for finding in sorted(findings, key=lambda one: (one.start, one.end)):
+        if together and finding.start < together[-1].end:
+            last = together.pop()
+            kind = min(last.kind, finding.kind, key=KINDS.index)
+            finding = Finding(kind, last.start, max(last.end, finding.end))
+        together.append(finding)
+    return together
+
+
+def _replaced(text: str, findings: Iterable[Finding]) -> str:
+    parts, reached = [], 0
+    for finding in findings:
+        parts += [text[reached : finding.start], f"[{finding.kind}]"]
+        reached = finding.end
+    return "".join([*parts, text[reached:]])
+
+
+def redact_value(value: Any) -> tuple[Any, Counter[str]]:
+    """A JSON-able value with every string in it redacted; names of members and numbers stay."""
+    counts: Counter[str] = Counter()
+
+    def walk(item: Any) -> Any:
+        if isinstance(item, str):
+            text, found = redact_text(item)
+            counts.update(found)
+            return text
+        if isinstance(item, Mapping):
+            return {name: walk(member) for name, member in item.items()}
+        if isinstance(item, list | tuple):
+            return [walk(member) for member in item]
+        return item
+
+    return walk(value), counts
