@@ -67,6 +67,11 @@ test-prism: .venv/.installed-dev ## runs by Prism; needs Go, builds Prism
 	@$(BIN)/python -m runners.fetch prism
 	@$(BIN)/python -m pytest tests/prism
 
+.PHONY: test-dataflow
+test-dataflow: .venv/.installed-dev ## the graph as Dataflow would get it; installs Google's clients (300 MB), needs no account
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,dataflow]'
+	@$(BIN)/python -m pytest tests/runners/test_dataflow.py
+
 .PHONY: lint
 lint: .venv/.installed-dev ## ruff and mypy
 	@$(BIN)/ruff check .

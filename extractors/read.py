@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import time
 import traceback
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import apache_beam as beam
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
 
 from extractors import github, jira
 from extractors.base import Extractor, OnWait, Page
@@ -126,7 +129,7 @@ def spool_pages(pages: Iterable[Page], spool: IO[bytes]) -> None:
 class ReadPages(beam.PTransform):  # type: ignore[misc]
     """Pages that the driver spooled to files, which workers can open. Several files are spread over the workers."""
 
-    def __init__(self, spools: Sequence[Path]) -> None:
+    def __init__(self, spools: Sequence[Path | str]) -> None:
         super().__init__()
         self._paths = [str(path) for path in spools]
 
@@ -136,7 +139,8 @@ class ReadPages(beam.PTransform):  # type: ignore[misc]
 
 
 def _spooled_pages(path: str) -> Iterator[Page]:
-    with Path(path).open("rb") as spool:
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        spool = io.BufferedReader(file)  # a bucket's has no peek
         while spool.peek(1):
             yield pickle.load(spool)  # noqa: S301 - the driver of this run wrote it, readable by its user alone
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -83,8 +83,19 @@ def processing_of(source: SourceSettings, chunking: Chunking, space: EmbeddingSp
     return settings_digest(settings)
 
 
-def build(pipeline: beam.Pipeline, spools: Sequence[Path], job: IngestJob) -> None:
-    """Wire the steps for the pages of one slice. Steps are fused: nothing is shuffled between them."""
+def build(
+    pipeline: beam.Pipeline,
+    spools: Sequence[Path | str],
+    job: IngestJob,
+    embed_hints: Mapping[str, str] | None = None,
+) -> None:
+    """Wire the steps for the pages of one slice. Steps are fused: nothing is shuffled between them.
+
+    Args:
+        spools: files with the pages, as paths or URLs of Beam's filesystems.
+        embed_hints: Beam's resource hints for the embedding step, which is then in an environment of its own, so
+            that what goes in and comes out of it is shuffled after all.
+    """
     read = pipeline | "Read" >> ReadPages(spools)
     records = read | "Records" >> beam.Map(lambda page: page.records)
     gone = read | "Tombstones" >> beam.FlatMap(lambda page: page.tombstones)
@@ -95,6 +106,8 @@ def build(pipeline: beam.Pipeline, spools: Sequence[Path], job: IngestJob) -> No
     redacted = extracted.documents | "Redact" >> RedactDocuments(job.redacts)
     chunked = redacted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
     embed = EmbedChunks(job.model, job.store, job.cache, job.client, job.run_id)
+    if embed_hints:
+        embed = embed.with_resource_hints(**embed_hints)
     embedded = chunked.documents | "Embed" >> embed
     checked = embedded.batches | "CheckVectors" >> CheckVectors(job.space)
 

@@ -25,7 +25,8 @@ RunnerOption = Annotated[
     Runner,
     typer.Option(
         "--runner",
-        help="Where the pipeline runs: in this process, by Prism ([prism]), or on the Flink cluster of [flink].",
+        help="Where the pipeline runs: in this process, by Prism ([prism]), on the Flink cluster of [flink], or on"
+        " Google Cloud Dataflow ([dataflow]).",
     ),
 ]
 DEFAULT_CONFIG = Path("headrace.toml")

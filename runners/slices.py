@@ -389,7 +389,8 @@ def _run_pages(
     pages: Sequence[Page], job: IngestJob, target: Target = HERE, note: Callable[[str], None] | None = None
 ) -> tuple[Counter[str], Counter[str]]:
     with spooled(pages, target) as spools:
-        return run_bounded(partial(build_pipeline, spools=spools, job=job), target, note)
+        build = partial(build_pipeline, spools=spools, job=job, embed_hints=target.embed_hints)
+        return run_bounded(build, target, note)
 
 
 RETRY_PAGE = 200

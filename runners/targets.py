@@ -1,10 +1,10 @@
-"""Where a slice's pipeline is run: in this process, by Prism, or on a Flink cluster."""
+"""Where a slice's pipeline is run: in this process, by Prism, on a Flink cluster, or on Dataflow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -15,6 +15,7 @@ class Runner(StrEnum):
     DIRECT = "direct"
     PRISM = "prism"
     FLINK = "flink"
+    DATAFLOW = "dataflow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,17 @@ class Target:
     Args:
         options: of Beam.
         spools: files that the pages are spread over; each is read by one worker.
-        spool_dir: where workers can read them; None takes this machine's folder for temporary files.
+        spool_dir: where workers can read them, a folder or a URL of Beam's filesystems; None takes this machine's
+            folder for temporary files.
         progress: says how a job stands, where its workers are not in this process.
+        embed_hints: Beam's resource hints for the embedding step.
     """
 
     options: tuple[str, ...]
     spools: int = 1
-    spool_dir: Path | None = None
+    spool_dir: Path | str | None = None
     progress: Callable[[], str] | None = None
+    embed_hints: Mapping[str, str] = field(default_factory=dict)
 
     def plus(self, options: Sequence[str]) -> Target:
         """With options of the user's, which win."""
@@ -67,3 +71,7 @@ def _opened(config: Config, runner: Runner) -> AbstractContextManager[Target]:
             from runners import flink
 
             return flink.opened(config)
+        case Runner.DATAFLOW:
+            from runners import dataflow
+
+            return dataflow.opened(config)

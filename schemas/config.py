@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from schemas.engines import Flink, Prism
+from schemas.engines import Dataflow, Flink, Prism
 from schemas.errors import BadConfig, MissingFile
 from schemas.sections import ClientName, SecretReference, Section
 from schemas.sources import SOURCE_TYPES, ExportSource, GitSource, Source
@@ -218,6 +218,7 @@ class Config(Section):
     webhooks: Webhooks = Webhooks()
     prism: Prism = Prism()
     flink: Flink | None = None
+    dataflow: Dataflow | None = None
     sources: tuple[Source, ...] = ()
 
     def sources_of(self, client: str) -> tuple[Source, ...]:
@@ -250,6 +251,7 @@ def _allowed(location: tuple[int | str, ...]) -> str:
         "postgres": Postgres, "model": Model, "chunking": Chunking, "cache": Cache, "privacy": Privacy,
         "faiss": Faiss, "slices": Slices,
         "reconcile": Reconcile, "backfill": Backfill, "webhooks": Webhooks, "prism": Prism, "flink": Flink,
+        "dataflow": Dataflow,
         **SOURCE_TYPES,
     }  # fmt: skip
     for part in location[:-1]:

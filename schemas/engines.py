@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,17 @@ def _is_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError('expected an address such as "http://127.0.0.1:8081"')
     return value.rstrip("/")
+
+
+def _matches(pattern: str, expected: str) -> AfterValidator:
+    whole = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not whole.fullmatch(value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return AfterValidator(check)
 
 
 Address = Annotated[str, AfterValidator(_is_address)]
@@ -64,3 +76,76 @@ class Flink(Section):
     checkpoint_interval_s: float = Field(default=10, gt=0)
     checkpoint_timeout_s: float = Field(default=600, gt=0)
     spool_dir: Path | None = None
+
+
+Project = Annotated[
+    str,
+    _matches(
+        r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]",
+        'the id of a Google Cloud project such as "my-project": 6 to 30 of a-z, 0-9 and -, not its number',
+    ),
+]
+Region = Annotated[
+    str,
+    _matches(r"[a-z]+-[a-z]+[0-9]{1,2}", 'a region such as "europe-west4", not a zone'),
+]
+BucketFolder = Annotated[
+    str,
+    _matches(
+        r"gs://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](?:/[A-Za-z0-9._-]+)+/?",
+        'a folder of a bucket such as "gs://my-bucket/headrace"; a bucket has 3 to 63 of a-z, 0-9, ., - and _',
+    ),
+    AfterValidator(lambda value: value.rstrip("/")),
+]
+Image = Annotated[
+    str,
+    _matches(
+        r"[a-z0-9][a-z0-9.-]*(?::[0-9]+)?(?:/[a-z0-9._-]+)+(?::[A-Za-z0-9._-]{1,128}|@sha256:[0-9a-f]{64})",
+        'an image with its registry and tag or digest, such as "eu-docker.pkg.dev/my-project/me/headrace:1"',
+    ),
+]
+MachineType = Annotated[
+    str, _matches(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)+", 'a machine type such as "n1-standard-4"')
+]
+ServiceAccount = Annotated[
+    str,
+    _matches(
+        r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com",
+        'the address of a service account, such as "worker@my-project.iam.gserviceaccount.com"',
+    ),
+]
+Accelerator = Annotated[
+    str,
+    _matches(
+        r"type:[a-z0-9-]+;count:[1-9][0-9]?;install-nvidia-driver(?::[a-z0-9]+)?",
+        'Dataflow\'s own words, such as "type:nvidia-tesla-t4;count:1;install-nvidia-driver"',
+    ),
+]
+
+
+class Dataflow(Section):
+    """Jobs on Google Cloud Dataflow; a slice is a job.
+
+    Args:
+        project: that runs and pays for the jobs.
+        region: where they run.
+        temp_location: folder of a bucket for what is staged and for the pages of a slice.
+        worker_image: what workers run, as `runners/images/Dockerfile` builds it; it brings the model.
+        machine_type: of workers; None leaves it to Dataflow.
+        max_workers: machines that a job may take.
+        parallelism: files that a slice's pages are spread over, so that as many can be worked on at once.
+        service_account: as which workers run; None takes the project's default.
+        embed_accelerator: of the embedding step alone.
+        embed_min_ram_gib: of a worker of the embedding step.
+    """
+
+    project: Project
+    region: Region
+    temp_location: BucketFolder
+    worker_image: Image
+    machine_type: MachineType | None = None
+    max_workers: int = Field(default=4, ge=1, le=4000)
+    parallelism: int = Field(default=16, ge=1, le=4000)
+    service_account: ServiceAccount | None = None
+    embed_accelerator: Accelerator | None = None
+    embed_min_ram_gib: int | None = Field(default=None, ge=1)

@@ -1,0 +1,90 @@
+"""Runs on Google Cloud Dataflow: each slice is a job. What would only fail there is refused before submission."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runners.targets import Target
+from schemas.config import Config
+from schemas.engines import Dataflow
+from schemas.errors import BadConfig, MissingTool
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[Target]:
+    """Dataflow, by the account that Google's libraries find on this machine.
+
+    Raises:
+        BadConfig: there is no `[dataflow]` table, or workers elsewhere could not reach what is configured.
+        MissingTool: the extra is not installed.
+    """
+    settings = checked(config)
+    if not _has_extra():
+        raise MissingTool("Beam's Google Cloud parts are not installed: run pip install 'headrace[dataflow]'")
+    yield Target(
+        options(settings),
+        spools=settings.parallelism,
+        spool_dir=f"{settings.temp_location}/spools",
+        embed_hints=embed_hints(settings),
+    )
+
+
+def _has_extra() -> bool:
+    try:
+        return importlib.util.find_spec("google.cloud.dataflow_v1beta3") is not None
+    except ModuleNotFoundError:  # not even google.cloud
+        return False
+
+
+def checked(config: Config) -> Dataflow:
+    """The table, where the rest of the configuration goes with it.
+
+    Raises:
+        BadConfig: it does not.
+    """
+    settings = config.dataflow
+    if settings is None:
+        raise BadConfig(
+            "--runner dataflow needs a [dataflow] table with project, region, temp_location and worker_image"
+        )
+    if config.postgres.dsn is None:
+        raise BadConfig(
+            "postgres.dsn is not set: workers of Dataflow cannot reach the embedded Postgres of this machine: name a"
+            " server that they and this machine reach"
+        )
+    return settings
+
+
+def options(settings: Dataflow) -> tuple[str, ...]:
+    """Beam's options for a job."""
+    given = [
+        "--runner=DataflowRunner",
+        f"--project={settings.project}",
+        f"--region={settings.region}",
+        f"--temp_location={settings.temp_location}/temp",
+        f"--staging_location={settings.temp_location}/staging",
+        f"--sdk_container_image={settings.worker_image}",
+        "--sdk_location=container",
+        "--no_save_main_session",  # headrace is installed in the image
+        f"--max_num_workers={settings.max_workers}",
+    ]
+    if settings.machine_type:
+        given.append(f"--worker_machine_type={settings.machine_type}")
+    if settings.service_account:
+        given.append(f"--service_account_email={settings.service_account}")
+    if settings.embed_accelerator:
+        # Otherwise Dataflow starts a process for each core, each with the model on the one card.
+        given.append("--experiments=no_use_multiple_sdk_containers")
+    return tuple(given)
+
+
+def embed_hints(settings: Dataflow) -> dict[str, str]:
+    """Beam's resource hints for the embedding step."""
+    hints = {}
+    if settings.embed_accelerator:
+        hints["accelerator"] = settings.embed_accelerator
+    if settings.embed_min_ram_gib:
+        hints["min_ram"] = f"{settings.embed_min_ram_gib}GiB"
+    return hints

@@ -1,0 +1,226 @@
+"""What Dataflow is told, what is refused before it is told anything, and the whole graph as it would be submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.localfilesystem import LocalFileSystem
+from apache_beam.options.pipeline_options import PipelineOptions
+from rich.console import Console
+
+from pipelines.ingest import build
+from runners import dataflow
+from runners.progress_bar import run_progress
+from runners.slices import job_for, run
+from runners.targets import HERE, Target
+from schemas.config import Config, Postgres
+from schemas.engines import Dataflow
+from schemas.errors import BadConfig, MissingTool
+from schemas.sources import ExportSource
+from tests.runners.world import Headrace, issue, rows_of, run_quietly, write_export
+from transforms.embedders.models import space_of
+from transforms.postgres import Store
+
+IMAGE = "europe-west4-docker.pkg.dev/my-project/me/headrace:1"
+GPU = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
+SETTINGS = Dataflow(
+    project="my-project",
+    region="europe-west4",
+    temp_location="gs://my-bucket/headrace/",
+    worker_image=IMAGE,
+    machine_type="n1-standard-4",
+    max_workers=7,
+    service_account="worker@my-project.iam.gserviceaccount.com",
+    embed_accelerator=GPU,
+    embed_min_ram_gib=12,
+)
+CONFIG = Config(
+    postgres=Postgres(dsn="env:HEADRACE_DSN"),
+    dataflow=SETTINGS,
+    sources=(ExportSource(type="export", name="tickets", paths=("a.jsonl",)),),
+)
+
+TABLE = {
+    "project": '"my-project"',
+    "region": '"europe-west4"',
+    "temp_location": '"gs://my-bucket/headrace"',
+    "worker_image": f'"{IMAGE}"',
+}
+REFUSED = [
+    ("project", '"p"', "dataflow.project: expected the id of a Google Cloud project"),
+    ("project", '"My-Project"', "dataflow.project: expected the id of a Google Cloud project"),
+    ("region", '"europe-west4-a"', 'dataflow.region: expected a region such as "europe-west4", not a zone'),
+    ("temp_location", '"gs://b/x"', "dataflow.temp_location: expected a folder of a bucket"),
+    ("temp_location", '"gs://my-bucket"', "dataflow.temp_location: expected a folder of a bucket"),
+    ("temp_location", '"gs://My_Bucket/x"', "dataflow.temp_location: expected a folder of a bucket"),
+    ("temp_location", '"/tmp/x"', "dataflow.temp_location: expected a folder of a bucket"),
+    ("worker_image", '"headrace"', "dataflow.worker_image: expected an image with its registry and tag"),
+    ("worker_image", None, "dataflow.worker_image: Field required"),
+    ("machine_type", '"large"', "dataflow.machine_type: expected a machine type"),
+    ("max_workers", "0", "dataflow.max_workers: "),
+    ("service_account", '"me"', "dataflow.service_account: expected the address of a service account"),
+    ("embed_accelerator", '"t4"', "dataflow.embed_accelerator: expected Dataflow's own words"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), REFUSED)
+def test_a_wrong_setting_is_one_line(
+    key: str, value: str | None, said: str, headrace: Headrace, tmp_path: Path
+) -> None:
+    table = {**TABLE, key: value}
+    lines = "".join(f"{name} = {text}\n" for name, text in table.items() if text is not None)
+    config = tmp_path / "headrace.toml"
+    config.write_text(f"[dataflow]\n{lines}")
+    code, out, err = headrace("run", "-c", config, "--runner", "dataflow")
+    assert (code, out) == (1, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_without_a_table_the_line_names_what_belongs_into_it() -> None:
+    with (
+        pytest.raises(BadConfig, match=r"needs a \[dataflow\] table with project, region, temp_location and"),
+        dataflow.opened(Config()),
+    ):
+        pytest.fail("it cannot be open")
+
+
+def test_the_embedded_postgres_is_refused_because_workers_cannot_reach_it() -> None:
+    with (
+        pytest.raises(BadConfig, match=r"postgres.dsn is not set: workers of Dataflow cannot reach"),
+        dataflow.opened(Config(dataflow=SETTINGS)),
+    ):
+        pytest.fail("it cannot be open")
+
+
+@pytest.mark.skipif(dataflow._has_extra(), reason="the [dataflow] extra is installed")
+def test_without_the_extra_the_line_says_how_to_install_it() -> None:
+    with (
+        pytest.raises(MissingTool, match=r"run pip install 'headrace\[dataflow\]'"),
+        dataflow.opened(CONFIG),
+    ):
+        pytest.fail("it cannot be open")
+
+
+class _Elsewhere(LocalFileSystem):  # type: ignore[misc]
+    """Files that are reached by Beam's filesystems alone, as a bucket's are."""
+
+    root: Path
+
+    @classmethod
+    def scheme(cls) -> str:
+        return "elsewhere"
+
+    def _local(self, url: str) -> str:
+        return str(self.root / url.removeprefix("elsewhere://"))
+
+    def create(self, path: str, *arguments: Any, **more: Any) -> Any:
+        Path(self._local(path)).parent.mkdir(parents=True, exist_ok=True)
+        return super().create(self._local(path), *arguments, **more)
+
+    def open(self, path: str, *arguments: Any, **more: Any) -> Any:
+        return super().open(self._local(path), *arguments, **more)
+
+    def match(self, patterns: list[str], limits: list[int] | None = None) -> Any:
+        return super().match([self._local(pattern) for pattern in patterns], limits)
+
+    def delete(self, paths: list[str]) -> None:
+        super().delete([self._local(path) for path in paths])
+
+
+def test_pages_spooled_to_a_filesystem_of_beam_give_the_same_rows_and_leave_no_file(
+    make_config: Callable[..., Config], database: Store, tmp_path: Path
+) -> None:
+    _Elsewhere.root = tmp_path / "elsewhere"
+    config = make_config(write_export(tmp_path / "a.jsonl", [issue(number) for number in range(20)]))
+    target = Target(HERE.options, spools=3, spool_dir="elsewhere://bucket/spools")
+    with run_progress(Console(quiet=True), visible=False) as bar:
+        there = run(config, bar, target)
+    rows = rows_of(database, config)
+    with database.connect() as connection:
+        connection.execute("TRUNCATE documents, source_cursors, ai_usage_tracking, runs CASCADE")
+    assert run_quietly(config).totals == there.totals == {"new": 20}
+    assert rows == rows_of(database, config)
+    assert (tmp_path / "elsewhere" / "bucket" / "spools").is_dir()
+    assert [path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()] == []
+
+
+def _submitted(settings: Dataflow, *more: str) -> Any:
+    """The graph and the job's environment, as Beam would send them; nothing is sent."""
+    if not dataflow._has_extra():
+        pytest.skip("the [dataflow] extra is not installed: run `make test-dataflow`")
+    from apache_beam.runners.dataflow.internal import apiclient
+
+    config = CONFIG.model_copy(update={"dataflow": settings})
+    job = job_for(config, config.sources[0], Store("env:HEADRACE_DSN"), space_of(config.model), UUID(int=1))
+    with dataflow.opened(config) as target:
+        given = PipelineOptions([*target.options, "--dry_run=True", "--no_auth", "--job_name=test", *more])
+        pipeline = beam.Pipeline(options=given)
+        build(pipeline, [f"{target.spool_dir}/{n}.pages" for n in range(2)], job, target.embed_hints)
+    submitted = pipeline.run().job
+    graph = submitted.proto_pipeline
+    environment = apiclient.Environment(
+        packages=[],
+        options=submitted.options,
+        environment_version="8",
+        proto_pipeline_staged_url="",
+        proto_pipeline=graph,
+    )
+    return graph, environment.proto
+
+
+def _hinted(graph: Any) -> set[str]:
+    """Steps in an environment with hints."""
+    parts = graph.components
+    return {
+        step.unique_name
+        for step in parts.transforms.values()
+        if step.environment_id and parts.environments[step.environment_id].resource_hints
+    }
+
+
+def test_the_embedding_step_alone_asks_for_the_accelerator() -> None:
+    graph, _ = _submitted(SETTINGS)
+    hinted = _hinted(graph)
+    assert hinted
+    assert {name.partition("/")[0] for name in hinted} == {"Embed"}
+    hints = [dict(one.resource_hints) for one in graph.components.environments.values() if one.resource_hints]
+    assert hints == [
+        {
+            "beam:resources:accelerator:v1": GPU.encode(),
+            "beam:resources:min_ram_bytes:v1": str(12 * 1024**3).encode(),
+        }
+    ]
+
+
+def test_without_hints_all_steps_share_an_environment() -> None:
+    graph, proto = _submitted(
+        SETTINGS.model_copy(update={"embed_accelerator": None, "embed_min_ram_gib": None})
+    )
+    assert _hinted(graph) == set()
+    assert len(proto.worker_pools[0].sdk_harness_container_images) == 1
+
+
+def test_the_job_has_our_steps_image_machines_and_account() -> None:
+    graph, proto = _submitted(SETTINGS)
+    steps = {step.unique_name.partition("/")[0] for step in graph.components.transforms.values()}
+    assert {"Read", "SkipUnchanged", "Extract", "Chunk", "Embed", "CheckVectors", "WritePgvector"} <= steps
+    pool = proto.worker_pools[0]
+    assert {image.container_image for image in pool.sdk_harness_container_images} == {IMAGE}
+    assert pool.machine_type == "n1-standard-4"
+    assert pool.autoscaling_settings.max_num_workers == 7
+    assert proto.service_account_email == SETTINGS.service_account
+    assert proto.version["job_type"] == "FNAPI_BATCH"
+    assert "no_use_multiple_sdk_containers" in proto.experiments
+
+
+def test_what_follows_the_dashes_reaches_the_job() -> None:
+    _, proto = _submitted(SETTINGS, "--streaming", "--max_num_workers=3")
+    assert proto.version["job_type"] == "FNAPI_STREAMING"
+    assert "enable_streaming_engine" in proto.experiments
+    assert proto.worker_pools[0].autoscaling_settings.max_num_workers == 3
