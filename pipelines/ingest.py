@@ -121,6 +121,7 @@ def build(
     refused = (
         unreadable,
         extracted.dead_letters,
+        redacted.dead_letters,
         chunked.dead_letters,
         embedded.dead_letters,
         checked.dead_letters,
@@ -134,7 +135,6 @@ def build(
     coded(Tombstone, gone)
     coded(Document, extracted.documents, redacted.documents)
     coded(ChunkedDocument, chunked.documents)
-        redacted.dead_letters,
     coded(EmbeddedBatch, embedded.batches, checked.batches)
     coded(UsageEvent, embedded.usage)
     coded(QualityReport, checked.reports)
