@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from runners.targets import Target
 from schemas.config import Config
 from schemas.engines import Dataflow
-from schemas.errors import BadConfig, MissingTool
+from schemas.errors import AccessRefused, BadConfig, MissingTool
 
 
 @contextmanager
@@ -19,11 +19,18 @@ def opened(config: Config) -> Iterator[Target]:
     Raises:
         BadConfig: there is no `[dataflow]` table, or workers elsewhere could not reach what is configured.
         MissingTool: the extra is not installed.
+        AccessRefused: no account is found.
     """
     settings = checked(config)
     if not _has_extra():
         raise MissingTool("Beam's Google Cloud parts are not installed: run pip install 'headrace[dataflow]'")
-    yield Target(
+    _check_account()
+    yield target_of(settings)
+
+
+def target_of(settings: Dataflow) -> Target:
+    """The table as a target."""
+    return Target(
         options(settings),
         spools=settings.parallelism,
         spool_dir=f"{settings.temp_location}/spools",
@@ -36,6 +43,18 @@ def _has_extra() -> bool:
         return importlib.util.find_spec("google.cloud.dataflow_v1beta3") is not None
     except ModuleNotFoundError:  # not even google.cloud
         return False
+
+
+def _check_account() -> None:
+    import google.auth
+
+    try:
+        google.auth.default()
+    except google.auth.exceptions.DefaultCredentialsError:
+        raise AccessRefused(
+            "no Google account is found on this machine: run gcloud auth application-default login, or let"
+            " GOOGLE_APPLICATION_CREDENTIALS name a key"
+        ) from None
 
 
 def checked(config: Config) -> Dataflow:

@@ -20,7 +20,7 @@ from runners.slices import job_for, run
 from runners.targets import HERE, Target
 from schemas.config import Config, Postgres
 from schemas.engines import Dataflow
-from schemas.errors import BadConfig, MissingTool
+from schemas.errors import AccessRefused, BadConfig, MissingTool
 from schemas.sources import ExportSource
 from tests.runners.world import Headrace, issue, rows_of, run_quietly, write_export
 from transforms.embedders.models import space_of
@@ -107,6 +107,20 @@ def test_without_the_extra_the_line_says_how_to_install_it() -> None:
         pytest.fail("it cannot be open")
 
 
+@pytest.mark.skipif(not dataflow._has_extra(), reason="the [dataflow] extra is not installed")
+def test_without_an_account_the_line_says_how_to_have_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    with (
+        pytest.raises(AccessRefused, match=r"run gcloud auth application-default login, or let"),
+        dataflow.opened(CONFIG),
+    ):
+        pytest.fail("it cannot be open")
+
+
 class _Elsewhere(LocalFileSystem):  # type: ignore[misc]
     """Files that are reached by Beam's filesystems alone, as a bucket's are."""
 
@@ -158,10 +172,10 @@ def _submitted(settings: Dataflow, *more: str) -> Any:
 
     config = CONFIG.model_copy(update={"dataflow": settings})
     job = job_for(config, config.sources[0], Store("env:HEADRACE_DSN"), space_of(config.model), UUID(int=1))
-    with dataflow.opened(config) as target:
-        given = PipelineOptions([*target.options, "--dry_run=True", "--no_auth", "--job_name=test", *more])
-        pipeline = beam.Pipeline(options=given)
-        build(pipeline, [f"{target.spool_dir}/{n}.pages" for n in range(2)], job, target.embed_hints)
+    target = dataflow.target_of(settings)
+    given = PipelineOptions([*target.options, "--dry_run=True", "--no_auth", "--job_name=test", *more])
+    pipeline = beam.Pipeline(options=given)
+    build(pipeline, [f"{target.spool_dir}/{n}.pages" for n in range(2)], job, target.embed_hints)
     submitted = pipeline.run().job
     graph = submitted.proto_pipeline
     environment = apiclient.Environment(
