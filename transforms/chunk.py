@@ -7,6 +7,7 @@ each would cost as much as a fast model.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from schemas.documents import Chunk, ChunkedDocument, DeadLetter, Document
 from schemas.errors import BadConfig, RecordError
 from schemas.ids import text_hash
 from transforms import progress
+from transforms.detectors.base import PLACEHOLDERS
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
 from transforms.embedders.word_memo import WordMemo
@@ -80,6 +82,28 @@ def split_spans(text: str, words: WordMemo, max_tokens: int, overlap_tokens: int
     ]
 
 
+_PLACEHOLDER = re.compile("|".join(map(re.escape, sorted(PLACEHOLDERS))))
+
+
+def with_whole_placeholders(text: str, spans: list[Span]) -> list[Span]:
+    """`spans` with edges moved back out of placeholders such as `[EMAIL]`, which are three words to the splitter."""
+    inside = {
+        place: match.span()
+        for match in _PLACEHOLDER.finditer(text)
+        for place in range(match.start() + 1, match.end())
+    }
+    if not inside:
+        return spans
+    moved: list[Span] = []
+    for start, end in spans:
+        start = inside[start][0] if start in inside else start
+        if end in inside:
+            end = inside[end][0] if inside[end][0] > start else inside[end][1]
+        if text[start:end].strip() and (not moved or (start, end) != moved[-1]):
+            moved.append((start, end))
+    return moved
+
+
 def shortened(title: str, words: WordMemo, max_tokens: int) -> str:
     """The first words of `title` that have at most `max_tokens` tokens together."""
     kept: list[str] = []
@@ -133,7 +157,7 @@ def chunk_document(
     title = shortened(document.title, words, min(options.context_title_tokens, room // 4))
     capacity = room - words.count(title)
     overlap = min(options.overlap_tokens, capacity // 3)
-    spans = split_spans(text, words, capacity, overlap)
+    spans = with_whole_placeholders(text, split_spans(text, words, capacity, overlap))
     if options.overflow == "truncate":
         spans = spans[:1]
     chunks = _encoded(text, title, prefix, spans, words, max_tokens)

@@ -15,7 +15,6 @@ REDACTOR_VERSION = 1
 """Part of the fingerprint of what was redacted: raise it when the same text would be redacted in another way."""
 
 DETECTORS: tuple[Detector, ...] = (find_secrets, find_emails, find_numbers, find_ips)
-PLACEHOLDERS = frozenset(f"[{kind}]" for kind in KINDS)
 
 MAX_PASSES = 8
 """A placeholder may set free what stood against the value it replaced; each pass leaves less to find."""

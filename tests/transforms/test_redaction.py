@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.config import Chunking, Model
+from schemas.documents import Document, Format, Kind, SourceRecord
+from transforms.chunk import chunk_document
 from transforms.detectors import secrets
-from transforms.detectors.base import KINDS, Finding
+from transforms.detectors.base import KINDS, PLACEHOLDERS, Finding
 from transforms.detectors.numbers import is_card
 from transforms.detectors.secrets import ASSIGNED, RULES, find_secrets, fold
-from transforms.redaction import DETECTORS, PLACEHOLDERS, merged, redact_text, redact_value
+from transforms.embedders.loading import load_tokenizer
+from transforms.embedders.word_memo import WordMemo
+from transforms.redaction import DETECTORS, merged, redact_text, redact_value
 
 LABELLED = Path(__file__).resolve().parent.parent / "data" / "redaction.txt"
 MARK = re.compile(r"⟦([A-Z_]+)\|(.*?)⟧", re.DOTALL)
@@ -197,3 +203,27 @@ def test_time_grows_no_faster_than_the_text(piece: str) -> None:
     """Hostile texts of a quarter of a megabyte take seconds at most where a quadratic detector would take hours."""
     text = piece * (250_000 // len(piece))
     assert isinstance(redact_text(text)[0], str)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.sampled_from([*sorted(PLACEHOLDERS), "gate", "x=[EMAIL];", "a, b", "key:"]), max_size=150),
+    st.integers(16, 64),
+)
+def test_placeholders_survive_chunking(pieces: list[str], max_tokens: int) -> None:
+    text = " ".join(pieces)
+    wanted = [match.span() for match in re.finditer(r"\[[A-Z_]+\]", text)]
+    chunks = chunk_document(_document(text), WORDS, Chunking(), max_tokens).chunks
+    for start, end in wanted:
+        assert any(chunk.start_char <= start and end <= chunk.end_char for chunk in chunks)
+    assert all(len(chunk.token_ids) <= max_tokens for chunk in chunks)
+
+
+WORDS = WordMemo(load_tokenizer(Model()))
+
+
+def _document(text: str) -> Document:
+    record = SourceRecord(
+        "acme", "s", Format.JIRA_FLAT, Kind.ISSUE, "1", b"", datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    return Document(record, "MILL-1", "MILL", "Gates", text)

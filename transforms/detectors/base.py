@@ -37,3 +37,6 @@ KINDS = (
     "IP",
 )
 """All there are; of findings that overlap, the kind that stands first names the whole."""
+
+PLACEHOLDERS = frozenset(f"[{kind}]" for kind in KINDS)
+"""What stands in a text for a value."""
