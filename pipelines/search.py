@@ -266,7 +266,7 @@ def _usage_event(engine: Engine, tokens: int, client: str, seconds: float, error
 
 
 def _redacted(query: str) -> str:
-    from transforms.redaction import redact_text  # a quarter of a second, which other searches need not wait for
+    from transforms.redaction import redact_text  # slow to load: others need not wait
 
     return redact_text(query)[0]
 
