@@ -24,6 +24,7 @@ from extractors.http import ApiSession, Policy
 from extractors.http_wire import Bounds
 from schemas.errors import (
     AccessRefused,
+    NotAllowed,
     PipelineError,
     QueryRefused,
     SetupError,
@@ -136,7 +137,7 @@ def said(error: PipelineError) -> str:
     ("fault", "error", "words"),
     [
         (answer(401), AccessRefused, ["the credentials are wrong", "check token"]),
-        (answer(403), AccessRefused, ["read access is missing", "check token"]),
+        (answer(403), NotAllowed, ["read access is missing", "check token"]),
         (answer(404), WrongAddress, ["GET /items", "HTTP 404", "check api_url", "token may see"]),
         (answer(410), WrongAddress, ["HTTP 410", "check api_url"]),
         (answer(400), QueryRefused, ["HTTP 400", "GET /items"]),
