@@ -236,7 +236,7 @@ def dead_letters_retry(
 ) -> None:
     """Put dead letters through the pipeline again; those that pass are stored and marked resolved."""
     from runners.progress_bar import run_progress
-    from runners.slices import retry_dead_letters
+    from runners.retry import retry_dead_letters
 
     settings = load_config(config)
     with interruptible(), run_progress(err, visible=err.is_terminal and not as_json) as bar:

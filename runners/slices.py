@@ -8,10 +8,10 @@ the slice it was in, finds what that slice had already stored "unchanged", and g
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -27,7 +27,6 @@ from runners.progress_bar import RunProgress
 from runners.spools import spooled
 from runners.targets import HERE, Target
 from schemas.config import Config, Slices
-from schemas.documents import SourceRecord
 from schemas.errors import BadConfig, CountsDoNotAddUp, PipelineError
 from schemas.outcomes import SKIPPED_PREFIX, Outcome
 from schemas.quality import QualityReport
@@ -35,7 +34,6 @@ from schemas.sources import Source
 from schemas.spaces import EmbeddingSpace
 from transforms import progress, runs
 from transforms.changes import split_page
-from transforms.dead_letters import load_for_retry, resolve_superseded
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.models import space_of
 from transforms.postgres import Store, open_store
@@ -348,7 +346,7 @@ def store_slice(
     Raises:
         PipelineError: of any kind; the cursor is where it was.
     """
-    counted, tokens = _run_pages(piece.pages, job, target, note)
+    counted, tokens = run_pages(piece.pages, job, target, note)
     counts = accounted(piece.pages, counted)
     runs.commit_slice(
         connection,
@@ -370,7 +368,7 @@ def store_pages(connection: psycopg.Connection, job: IngestJob, pages: Sequence[
     Raises:
         PipelineError: of any kind.
     """
-    counted, _ = _run_pages(pages, job)
+    counted, _ = run_pages(pages, job)
     counts = accounted(pages, counted)
     runs.add_counts(connection, job.run_id, job.source.name, counts)
     _tell(connection, job, pages, counts)
@@ -385,48 +383,14 @@ def _tell(
         note_changed(connection, job.client, job.source.name)
 
 
-def _run_pages(
+def run_pages(
     pages: Sequence[Page], job: IngestJob, target: Target = HERE, note: Callable[[str], None] | None = None
 ) -> tuple[Counter[str], Counter[str]]:
+    """Put pages through the pipeline, keeping no account of it; gives outcomes and tokens.
+
+    Raises:
+        PipelineError: of any kind.
+    """
     with spooled(pages, target) as spools:
         build = partial(build_pipeline, spools=spools, job=job, embed_hints=target.embed_hints)
         return run_bounded(build, target, note)
-
-
-RETRY_PAGE = 200
-"""Dead letters put through the pipeline together."""
-
-
-def retry_dead_letters(
-    config: Config, bar: RunProgress, client: str, ids: Sequence[UUID] | None
-) -> Counter[str]:
-    """Put a client's dead letters through the pipeline again.
-
-    Args:
-        ids: which; None for all that are open.
-    Returns:
-        Outcome -> records; `source_not_configured` counts those whose source the configuration no longer names.
-    """
-    bar.step("starting")
-    store = open_store(config)
-    space = space_of(config.model)
-    sources = {source.name: source for source in config.sources}
-    total: Counter[str] = Counter()
-    with store.connect() as connection:
-        register_space(connection, space, config.postgres.vector_type, client)
-        with runs.started(connection, client, space.space_id) as run_id:
-            by_source: dict[str, list[SourceRecord]] = defaultdict(list)
-            for record in load_for_retry(connection, client, ids):
-                by_source[record.source].append(record)
-            for name, records in by_source.items():
-                if name not in sources:
-                    total["source_not_configured"] += len(records)
-                    continue
-                bar.source(name, len(records))
-                job = replace(job_for(config, sources[name], store, space, run_id), client=client)
-                for start in range(0, len(records), RETRY_PAGE):
-                    page = Page(records=tuple(records[start : start + RETRY_PAGE]))
-                    counted, _ = _run_pages([page], job)
-                    total += accounted([page], counted)
-            resolve_superseded(connection, client)
-    return total

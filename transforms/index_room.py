@@ -11,12 +11,15 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import psycopg
 
+from transforms.cgroups import MEMBERSHIPS, MOUNT, GroupFolder, group_folders
 from transforms.spaces import HNSW_LINKS, VALUE_BYTES, VectorType
 
 PAGE_BYTES = 8192
 PAGE_OVERHEAD_BYTES = 24 + 8  # page header, and pgvector's own note at a page's end
 ITEM_BYTES = 4  # a line pointer
 
+_V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2_FILES = ("memory.max", "memory.current", "inactive_file")
 _UNLIMITED = 2**60
 """A limit of version 1 cgroups that is none."""
 
@@ -78,51 +81,21 @@ def server_room(connection: psycopg.Connection, shared: Path = Path("/dev/shm"))
     return ServerRoom(is_here, found.f_bavail * found.f_frsize)
 
 
-def available_memory(
-    cgroups: Path = Path("/sys/fs/cgroup"), memberships: Path = Path("/proc/self/cgroup")
-) -> int:
+def available_memory(cgroups: Path = MOUNT, memberships: Path = MEMBERSHIPS) -> int:
     """Bytes that may still be taken on this machine without swapping, by its cgroup (v1 or v2) and by its memory."""
+    left = map(_left, group_folders("memory", cgroups, memberships))
     free = int(psutil.virtual_memory().available)
-    try:
-        lines = memberships.read_text().splitlines()
-    except OSError:
-        return free
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        mount = cgroups / controllers if controllers else cgroups
-        # A container may see its own group as the root and yet be told its path outside.
-        path = Path(group.lstrip("/"))
-        for ancestor in [path, *path.parents]:
-            left = _left_v1(mount / ancestor) if controllers else _left_v2(mount / ancestor)
-            free = min(free, left) if left is not None else free
-    return max(0, free)
+    return max(0, min([free, *(room for room in left if room is not None)]))
 
 
-def _left_v2(folder: Path) -> int | None:
-    limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
-    if not limit.isdigit() or not used.isdigit():
-        return None
-    return int(limit) - int(used) + _stat(folder).get("inactive_file", 0)
-
-
-def _left_v1(folder: Path) -> int | None:
-    limit, used = _read(folder / "memory.limit_in_bytes"), _read(folder / "memory.usage_in_bytes")
+def _left(folder: GroupFolder) -> int | None:
+    limit_file, used_file, idle_name = _V1_FILES if folder.is_v1 else _V2_FILES
+    limit, used = folder.read(limit_file), folder.read(used_file)
     if not limit.isdigit() or not used.isdigit() or int(limit) >= _UNLIMITED:
         return None
-    return int(limit) - int(used) + _stat(folder).get("total_inactive_file", 0)
+    return int(limit) - int(used) + _stat(folder).get(idle_name, 0)
 
 
-def _stat(folder: Path) -> Mapping[str, int]:
+def _stat(folder: GroupFolder) -> Mapping[str, int]:
     """Pages of files that were not used for long count as used, but are given up when memory is wanted."""
-    return {
-        name: int(size) for name, size in re.findall(r"^(\w+) (\d+)$", _read(folder / "memory.stat"), re.M)
-    }
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+    return {name: int(size) for name, size in re.findall(r"^(\w+) (\d+)$", folder.read("memory.stat"), re.M)}

@@ -14,7 +14,7 @@ from rich.console import Console
 from pipelines.report import read_status
 from pipelines.search import search
 from runners.progress_bar import run_progress
-from runners.slices import retry_dead_letters
+from runners.retry import retry_dead_letters
 from schemas.config import Config, Model, Privacy
 from schemas.errors import EngineFailed
 from tests.runners.world import issue, rows_of, run_quietly, write_export

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from extractors.base import Page
-from runners.slices import accounted, cut, retry_dead_letters
+from runners.retry import retry_dead_letters
+from runners.slices import accounted, cut
 from schemas.config import Config, Slices
 from schemas.documents import Format, Kind, SourceRecord
 from schemas.errors import CountsDoNotAddUp, SourceTimeout

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from schemas.errors import BadConfig
+from transforms.cgroups import MEMBERSHIPS, MOUNT, GroupFolder, group_folders
 
 WORKERS = "HEADRACE_WORKERS"
 """Environment variable: worker processes on this machine, this one among them. Who starts several sets it."""
@@ -27,9 +28,7 @@ def worker_threads(cores: int | None = None, environment: Mapping[str, str] = os
     return max(1, (cores or available_cores()) // int(said))
 
 
-def available_cores(
-    cgroups: Path = Path("/sys/fs/cgroup"), memberships: Path = Path("/proc/self/cgroup")
-) -> int:
+def available_cores(cgroups: Path = MOUNT, memberships: Path = MEMBERSHIPS) -> int:
     """Cores by affinity and by the CPU quota of the cgroup (v1 or v2), at least 1.
 
     A quota of one core and a half gives 1: threads beyond a quota are stopped together and wait together.
@@ -41,37 +40,13 @@ def available_cores(
 
 def _cpu_quota(cgroups: Path, memberships: Path) -> float | None:
     """The smallest quota on the way from this process's group to the root, in cores; None without one."""
-    try:
-        lines = memberships.read_text().splitlines()
-    except OSError:
-        return None
-    quotas: list[float] = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = cgroups / controllers if controllers else cgroups
-        # A container may see its own group as the root and yet be told its path outside.
-        path = Path(group.lstrip("/"))
-        for ancestor in [path, *path.parents]:
-            quota = _quota_v1(mount / ancestor) if controllers else _quota_v2(mount / ancestor)
-            if quota is not None:
-                quotas.append(quota)
-    return min(quotas, default=None)
+    quotas = map(_quota, group_folders("cpu", cgroups, memberships))
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _quota_v2(folder: Path) -> float | None:
-    text = _read(folder / "cpu.max").split()
+def _quota(folder: GroupFolder) -> float | None:
+    if folder.is_v1:
+        quota, period = folder.read("cpu.cfs_quota_us"), folder.read("cpu.cfs_period_us")
+        return int(quota) / int(period) if quota and period and int(quota) > 0 else None
+    text = folder.read("cpu.max").split()
     return int(text[0]) / int(text[1]) if len(text) == 2 and text[0] != "max" else None
-
-
-def _quota_v1(folder: Path) -> float | None:
-    quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-    return int(quota) / int(period) if quota and period and int(quota) > 0 else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
