@@ -3,11 +3,12 @@
 PipelineError
   * RetryableError   the client or the runner tries again
       RateLimited(retry_after_s)   SourceTimeout   SourceUnavailable (BrokenAnswer)   SinkUnavailable
+      ProviderUnavailable   ProviderTimeout   BadAnswer(tokens_reported)   Parked(retry_after_s)
   * RecordError      this record becomes a dead letter, the run goes on
-      InvalidPayload   EmptyText   BadVector   EngineFailed
+      InvalidPayload   EmptyText   BadVector   EngineFailed (InputRefused)
   * SetupError       stop: a person must change something
       BadConfig   MissingFile   TornExport   NotARepository   NoRoom   NotEnoughMemory   PlanExceeded
-      AccessRefused (OutOfSight, NotAllowed)
+      AccessRefused (OutOfSight, NotAllowed)   OutOfCredit
       WrongAddress   PartUnread   QueryRefused   SourceUnreachable   DatabaseUnreachable   ExtensionMissing
       DimensionMismatch   DigestMismatch   ModelNotFound   CanaryMismatch   SpaceMismatch   UnknownName
       MissingTool   WrongVersion   ClusterUnreachable   JobRefused
@@ -61,6 +62,48 @@ class SinkUnavailable(RetryableError):
     """The database went away, deadlocked or refused a serialisable transaction."""
 
 
+class ProviderUnavailable(RetryableError):
+    """A provider is out of order for now: no connection, an error of its own, or half an answer."""
+
+
+class ProviderTimeout(RetryableError):
+    """A provider did not answer in time. It may have billed what was asked."""
+
+
+class BadAnswer(RetryableError):
+    """A provider's answer cannot be right: number or order of vectors, dimensions, NaN, not JSON.
+
+    Args:
+        message: what was wrong with it.
+        tokens_reported: as it billed the request, None where it did not say.
+    """
+
+    def __init__(self, message: str, tokens_reported: int | None = None) -> None:
+        super().__init__(message, tokens_reported)
+        self.message = message
+        self.tokens_reported = tokens_reported
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Parked(RetryableError):
+    """No endpoint of this embedding space can be asked now. What is parked is tried again by itself.
+
+    Args:
+        message: why.
+        retry_after_s: seconds until one may answer, None where nobody knows.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class RecordError(PipelineError):
     """One record cannot be processed; it becomes a dead letter."""
 
@@ -98,6 +141,12 @@ class EngineFailed(RecordError):
     """The engine failed on this record even alone."""
 
     retriable = True
+
+
+class InputRefused(EngineFailed):
+    """A provider does not take a text, whoever asks it how often. One text of a request is enough for it."""
+
+    retriable = False
 
 
 class SetupError(PipelineError):
@@ -142,6 +191,10 @@ class OutOfSight(AccessRefused):
 
 class NotAllowed(AccessRefused):
     """A source knows the credentials, and they may not see what is asked for; other things they may."""
+
+
+class OutOfCredit(SetupError):
+    """The account with a provider has no credit or quota left."""
 
 
 class PartUnread(SetupError):
