@@ -4,11 +4,12 @@ PipelineError
   * RetryableError   the client or the runner tries again
       RateLimited(retry_after_s)   SourceTimeout   SourceUnavailable (BrokenAnswer)   SinkUnavailable
       ProviderUnavailable   ProviderTimeout   BadAnswer(tokens_reported)   Parked(retry_after_s)
+      LimitReached(retry_after_s, kind)
   * RecordError      this record becomes a dead letter, the run goes on
       InvalidPayload   EmptyText   BadVector   EngineFailed (InputRefused)
   * SetupError       stop: a person must change something
       BadConfig   MissingFile   TornExport   NotARepository   NoRoom   NotEnoughMemory   PlanExceeded
-      AccessRefused (OutOfSight, NotAllowed)   OutOfCredit
+      AccessRefused (OutOfSight, NotAllowed)   OutOfCredit   BudgetUsedUp   LimitTooSmall
       WrongAddress   PartUnread   QueryRefused   SourceUnreachable   DatabaseUnreachable   ExtensionMissing
       DimensionMismatch   DigestMismatch   ModelNotFound   CanaryMismatch   SpaceMismatch   UnknownName
       MissingTool   WrongVersion   ClusterUnreachable   JobRefused
@@ -99,6 +100,26 @@ class Parked(RetryableError):
         super().__init__(message, retry_after_s)
         self.message = message
         self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class LimitReached(RetryableError):
+    """A limit of our own leaves no room for a request now.
+
+    Args:
+        message: whose limit, where, and which.
+        retry_after_s: seconds until there is room.
+        kind: `requests_per_minute`, `tokens_per_hour`, `cost_per_day`, `monthly_budget` (requests under way hold what
+            is left of it) or `recovery` (shared counts are being restored).
+    """
+
+    def __init__(self, message: str, retry_after_s: float, kind: str) -> None:
+        super().__init__(message, retry_after_s, kind)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.kind = kind
 
     def __str__(self) -> str:
         return self.message
@@ -195,6 +216,14 @@ class NotAllowed(AccessRefused):
 
 class OutOfCredit(SetupError):
     """The account with a provider has no credit or quota left."""
+
+
+class BudgetUsedUp(SetupError):
+    """What a client may spend in a month does not pay for another request."""
+
+
+class LimitTooSmall(SetupError):
+    """A limit of our own has no room for a single request."""
 
 
 class PartUnread(SetupError):
