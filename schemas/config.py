@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from schemas.allowances import AllowanceSettings, Budget, RateLimit
 from schemas.engines import Dataflow, Flink, Prism
 from schemas.errors import BadConfig, MissingFile
 from schemas.sections import ClientName, SecretReference, Section
@@ -216,6 +217,7 @@ class Config(Section):
     reconcile: Reconcile = Reconcile()
     backfill: Backfill = Backfill()
     webhooks: Webhooks = Webhooks()
+    allowance: AllowanceSettings = AllowanceSettings()
     prism: Prism = Prism()
     flink: Flink | None = None
     dataflow: Dataflow | None = None
@@ -251,7 +253,7 @@ def _allowed(location: tuple[int | str, ...]) -> str:
         "postgres": Postgres, "model": Model, "chunking": Chunking, "cache": Cache, "privacy": Privacy,
         "faiss": Faiss, "slices": Slices,
         "reconcile": Reconcile, "backfill": Backfill, "webhooks": Webhooks, "prism": Prism, "flink": Flink,
-        "dataflow": Dataflow,
+        "dataflow": Dataflow, "allowance": AllowanceSettings, "rates": RateLimit, "budgets": Budget,
         **SOURCE_TYPES,
     }  # fmt: skip
     for part in location[:-1]:
