@@ -15,7 +15,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from extractors.base import OnWait
-from extractors.http import ApiSession, BearerToken, Policy, retry_after_s
+from extractors.http import ApiSession, BearerToken, Policy
+from schemas.http_wire import retry_after_s
 from schemas.payloads import parse_json
 from schemas.sections import resolve_secret
 from schemas.sources import GitHubSource

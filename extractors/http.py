@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Container, Generator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +22,6 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 
 from extractors import http_errors
 from extractors.base import OnWait
-from extractors.http_wire import BodyTooLarge, Bounds, Overdue, TornBody, Wire
 from schemas.errors import (
     BrokenAnswer,
     PipelineError,
@@ -31,6 +29,7 @@ from schemas.errors import (
     SourceTimeout,
     SourceUnavailable,
 )
+from schemas.http_wire import BodyTooLarge, Bounds, Overdue, TornBody, Wire
 from schemas.payloads import parse_json
 
 MAX_WAIT_S = 2 * 3600  # of all limits met by one request
@@ -353,17 +352,6 @@ class ApiSession:
 
 
 _SENDABLE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
-
-
-def retry_after_s(answer: httpx.Response, now: datetime) -> float | None:
-    """Seconds that the header Retry-After asks for, as a number or as a date; None when it does not."""
-    value = answer.headers.get("retry-after", "").strip()
-    if value.isdecimal() and len(value) < 10:
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
-    except (ValueError, TypeError, OverflowError):  # no date, or one without a time zone
-        return None
 
 
 def _is_last_attempt(state: RetryCallState) -> bool:

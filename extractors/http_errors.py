@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from extractors.http_wire import Overdue
 from schemas.errors import (
     AccessRefused,
     NotAllowed,
@@ -22,6 +21,7 @@ from schemas.errors import (
     SourceUnreachable,
     WrongAddress,
 )
+from schemas.http_wire import Overdue
 
 if TYPE_CHECKING:
     from extractors.http import Policy

@@ -12,8 +12,9 @@ from datetime import datetime
 import httpx
 
 from extractors.base import OnWait
-from extractors.http import Answer, ApiSession, BearerToken, Policy, retry_after_s
+from extractors.http import Answer, ApiSession, BearerToken, Policy
 from schemas.errors import AccessRefused
+from schemas.http_wire import retry_after_s
 from schemas.payloads import parse_time
 from schemas.sections import resolve_secret
 from schemas.sources import JiraSource

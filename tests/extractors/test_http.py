@@ -20,8 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from extractors import http
-from extractors.http import ApiSession, Policy, retry_after_s
-from extractors.http_wire import Bounds, TornBody, decoded
+from extractors.http import ApiSession, Policy
 from schemas.errors import (
     AccessRefused,
     BrokenAnswer,
@@ -32,6 +31,7 @@ from schemas.errors import (
     SourceUnavailable,
     WrongAddress,
 )
+from schemas.http_wire import Bounds, TornBody, decoded, retry_after_s
 from tests.fakes import serving
 from tests.fakes.serving import Fault, Faults, answer, serve
 

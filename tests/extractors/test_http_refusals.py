@@ -21,7 +21,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from extractors.http import ApiSession, Policy
-from extractors.http_wire import Bounds
 from schemas.errors import (
     AccessRefused,
     NotAllowed,
@@ -33,6 +32,7 @@ from schemas.errors import (
     SourceUnreachable,
     WrongAddress,
 )
+from schemas.http_wire import Bounds
 from tests.fakes import serving
 from tests.fakes.certificates import self_signed
 from tests.fakes.serving import Fault, Faults, answer, serve

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from extractors.http_wire import Wire
+from schemas.http_wire import Wire
 from transforms.sinks import faiss_files
 
 

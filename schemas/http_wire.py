@@ -1,4 +1,4 @@
-"""One request and its whole answer, bounded in seconds and bytes."""
+"""One HTTP request and its whole answer, bounded in seconds and bytes: for sources and for providers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from threading import Event, Timer
 from typing import Any
 
@@ -137,3 +139,14 @@ def _gunzipped(pieces: Iterable[bytes], max_piece: int) -> Iterator[bytes]:
             raise TornBody
     if begun and not stream.eof:
         raise TornBody
+
+
+def retry_after_s(answer: httpx.Response, now: datetime) -> float | None:
+    """Seconds that the header Retry-After asks for, as a number or as a date; None when it does not."""
+    value = answer.headers.get("retry-after", "").strip()
+    if value.isdecimal() and len(value) < 10:
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
+    except (ValueError, TypeError, OverflowError):  # no date, or one without a time zone
+        return None
