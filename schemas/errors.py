@@ -3,7 +3,7 @@
 PipelineError
   * RetryableError   the client or the runner tries again
       RateLimited(retry_after_s)   SourceTimeout   SourceUnavailable (BrokenAnswer)   SinkUnavailable
-      ProviderUnavailable   ProviderTimeout   BadAnswer(tokens_reported)   Parked(retry_after_s)
+      ProviderUnavailable(may_be_billed)   ProviderTimeout   BadAnswer(tokens_reported)   Parked(retry_after_s)
       LimitReached(retry_after_s, kind)
   * RecordError      this record becomes a dead letter, the run goes on
       InvalidPayload   EmptyText   BadVector   EngineFailed (InputRefused)
@@ -64,7 +64,20 @@ class SinkUnavailable(RetryableError):
 
 
 class ProviderUnavailable(RetryableError):
-    """A provider is out of order for now: no connection, an error of its own, or half an answer."""
+    """A provider is out of order for now: no connection, an error of its own, or half an answer.
+
+    Args:
+        message: what happened.
+        may_be_billed: False where certainly nothing was computed: a refused connection, a whole answer that says so.
+    """
+
+    def __init__(self, message: str, may_be_billed: bool = True) -> None:
+        super().__init__(message, may_be_billed)
+        self.message = message
+        self.may_be_billed = may_be_billed
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ProviderTimeout(RetryableError):
