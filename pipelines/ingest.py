@@ -96,7 +96,13 @@ def build(
         embed_hints: Beam's resource hints for the embedding step, which is then in an environment of its own, so
             that what goes in and comes out of it is shuffled after all.
     """
-    read = pipeline | "Read" >> ReadPages(spools)
+    ingest(pipeline | "Read" >> ReadPages(spools), job, embed_hints)
+
+
+def ingest(
+    read: beam.PCollection[Page], job: IngestJob, embed_hints: Mapping[str, str] | None = None
+) -> None:
+    """Wire the steps for pages, however they were read: as `build`."""
     records = read | "Records" >> beam.Map(lambda page: page.records)
     gone = read | "Tombstones" >> beam.FlatMap(lambda page: page.tombstones)
     unreadable = read | "Unreadable" >> beam.FlatMap(lambda page: page.dead_letters)
@@ -105,7 +111,7 @@ def build(
     extracted = changed | "Extract" >> ExtractDocuments(job.source)
     redacted = extracted.documents | "Redact" >> RedactDocuments(job.redacts)
     chunked = redacted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
-    embed = EmbedChunks(job.model, job.store, job.cache, job.client, job.run_id)
+    embed = EmbedChunks(job.model, job.store, job.cache, job.client, job.run_id, source=job.source.name)
     if embed_hints:
         embed = embed.with_resource_hints(**embed_hints)
     embedded = chunked.documents | "Embed" >> embed

@@ -20,7 +20,6 @@ from transforms.sinks.parquet import export_parquet
 from transforms.source_states import SourceState, load_states
 from transforms.spaces import space_of_client
 from transforms.stored_sources import stored_sources
-from transforms.usage import daily_usage
 
 Row = dict[str, Any]
 
@@ -98,13 +97,6 @@ def read_status(config: Config, client: str) -> dict[str, Any]:
             "privacy": config.privacy.policy_of(client),
             "redactions": count_redactions(connection, client),
         }
-
-
-def read_usage(config: Config, client: str, days: int) -> list[Row]:
-    """The ledger by day, provider, model and operation."""
-    with open_store(config).connect() as connection:
-        days_used = daily_usage(connection, client, days)
-        return [{**dataclasses.asdict(row), "hit_rate": round(row.hit_rate, 4)} for row in days_used]
 
 
 def read_quality(config: Config, client: str, runs: int) -> list[Row]:

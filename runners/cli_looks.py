@@ -100,21 +100,6 @@ def status(
     print_json(found) if as_json else display.print_status(out, found)
 
 
-@app.command(epilog=example("headrace usage --days 7"))
-def usage(
-    config: ConfigOption = DEFAULT_CONFIG,
-    client: ClientOption = None,
-    days: Annotated[int, typer.Option(min=1, help="How many days back, today included.")] = 30,
-    as_json: JsonOption = False,
-) -> None:
-    """Calls, tokens and dollars by day, provider and model."""
-    from pipelines.report import read_usage
-
-    settings = load_config(config)
-    rows = read_usage(settings, client or settings.client, days)
-    print_json(rows) if as_json else display.print_rows(out, rows, "No embedding was asked for in that time.")
-
-
 @app.command(epilog=example("headrace quality --runs 5"))
 def quality(
     config: ConfigOption = DEFAULT_CONFIG,

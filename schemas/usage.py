@@ -52,6 +52,9 @@ class UsageEvent:
         attempt: 1 for the first try.
         reused: inputs answered from vectors already stored, at no cost.
         cache_hits: inputs answered from the embedding cache, equal ones counted once, at no cost.
+        tokens_saved: of those inputs.
+        usd_saved: what the provider would have asked for them.
+        source: name of the configured source the inputs came from; empty for a query.
         error_type: class name when the call failed.
     """
 
@@ -72,5 +75,8 @@ class UsageEvent:
     attempt: int = 1
     reused: int = 0
     cache_hits: int = 0
+    tokens_saved: int = 0
+    usd_saved: Decimal = Decimal(0)
+    source: str = ""
     error_type: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)

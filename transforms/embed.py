@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -121,6 +121,7 @@ class EmbeddedBuffer:
         chunks: of all of its documents.
         reused: chunks whose vector was stored with their own document.
         cache_hits: distinct model inputs that the cache answered.
+        tokens_saved: of those inputs.
         engine_s: wall seconds in the engine.
     """
 
@@ -130,6 +131,7 @@ class EmbeddedBuffer:
     chunks: int
     reused: int
     cache_hits: int
+    tokens_saved: int
     engine_s: float
 
 
@@ -161,6 +163,7 @@ def embed_buffer(
         chunks=sum(len(document.chunks) for document in documents),
         reused=len(stored),
         cache_hits=len(hits),
+        tokens_saved=_tokens_of(hits, documents, keys),
         engine_s=sum(call.seconds for call in calls) / engine.facts.streams,
     )
 
@@ -177,6 +180,18 @@ def _input_keys(documents: Sequence[ChunkedDocument], stored: StoredVectors) -> 
         for chunk in doc.chunks
     }
     return {place: input_key(ids) for place, ids in places.items() if place not in stored}
+
+
+def _tokens_of(
+    hits: Iterable[bytes], documents: Sequence[ChunkedDocument], keys: Mapping[Place, bytes]
+) -> int:
+    """Tokens of distinct inputs, by cache key."""
+    tokens = {
+        keys.get((doc.document.record.document_id, chunk.text_hash)): len(chunk.token_ids)
+        for doc in documents
+        for chunk in doc.chunks
+    }
+    return sum(tokens[key] for key in hits)
 
 
 def _computed(batch: EmbeddedBatch, keys: Mapping[Place, bytes]) -> dict[bytes, Vector]:
@@ -204,6 +219,7 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
         cache: where vectors of equal inputs are looked up.
         client: who pays.
         run_id: for the ledger.
+        source: name of the configured source, for the ledger.
         clock: gives the time of a usage event, UTC.
     """
 
@@ -215,9 +231,10 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
         client: str,
         run_id: UUID | None,
         clock: Callable[[], datetime] = _utc_now,
+        source: str = "",
     ) -> None:
         super().__init__()
-        self._fn = _EmbedFn(model, store, cache, client, run_id, clock)
+        self._fn = _EmbedFn(model, store, cache, client, run_id, clock, source)
 
     def expand(self, documents: beam.PCollection[ChunkedDocument]) -> Any:
         return documents | "Embed" >> beam.ParDo(self._fn).with_outputs(
@@ -251,6 +268,7 @@ class _EmbedFn(SessionFn):
         client: str,
         run_id: UUID | None,
         clock: Callable[[], datetime],
+        source: str,
     ) -> None:
         super().__init__(store)
         self._model = model
@@ -258,6 +276,7 @@ class _EmbedFn(SessionFn):
         self._client = client
         self._run_id = run_id
         self._clock = clock
+        self._source = source
 
     def setup(self) -> None:
         super().setup()
@@ -348,7 +367,15 @@ class _EmbedFn(SessionFn):
         if done is None:
             return
         events = usage_events(
-            self._engine, done.calls, done.reused, self._client, self._run_id, self._clock(), done.cache_hits
+            self._engine,
+            done.calls,
+            done.reused,
+            self._client,
+            self._run_id,
+            self._clock(),
+            done.cache_hits,
+            done.tokens_saved,
+            self._source,
         )
         for event in events:
             yield beam.pvalue.TaggedOutput("usage", event)

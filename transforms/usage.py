@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -12,44 +12,17 @@ import psycopg
 from psycopg.rows import class_row
 
 from schemas.usage import UsageEvent
-from transforms.storable import storable_json
+from transforms.storable import storable_json, storable_text
 
 
 @dataclass(frozen=True, slots=True)
-class DailyUsage:
-    """Calls of one day (UTC), client, provider, model and operation.
+class RunUsage:
+    """All calls of one run.
 
     Args:
         inputs: texts given to an engine.
         reused: inputs answered from vectors stored before.
         cache_hits: distinct inputs answered from the embedding cache.
-    """
-
-    day: date
-    client: str
-    provider: str
-    model: str
-    operation: str
-    calls: int
-    failed_calls: int
-    inputs: int
-    tokens: int
-    reused: int
-    cost_usd: Decimal
-    machine_seconds: float
-    cache_hits: int
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of the inputs not reused that the cache answered, 0 to 1."""
-        return hit_rate(self.cache_hits, self.inputs)
-
-
-@dataclass(frozen=True, slots=True)
-class RunUsage:
-    """All calls of one run; the fields are those of `DailyUsage`.
-
-    Args:
         latency_s: wall seconds in the engine.
     """
 
@@ -65,7 +38,7 @@ class RunUsage:
 
     @property
     def hit_rate(self) -> float:
-        """As `DailyUsage.hit_rate`."""
+        """Share of the inputs not reused that the cache answered, 0 to 1."""
         return hit_rate(self.cache_hits, self.inputs)
 
 
@@ -79,8 +52,8 @@ def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
     connection.execute(
         "INSERT INTO ai_usage_tracking (event_id, occurred_at, client, run_id, provider, operation, model, space_id,"
         " input_count, tokens, tokens_reported, cost_usd, machine_seconds, latency_s, attempt, reused, error_type,"
-        " request_metadata, cache_hits)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " request_metadata, cache_hits, tokens_saved, usd_saved, source)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (event_id) DO NOTHING",
         [
             event.event_id,
@@ -102,33 +75,18 @@ def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
             event.error_type,
             storable_json(event.metadata),
             event.cache_hits,
+            event.tokens_saved,
+            event.usd_saved,
+            storable_text(event.source),
         ],
     )
-
-
-def daily_usage(
-    connection: psycopg.Connection, client: str | None = None, days: int = 30
-) -> Sequence[DailyUsage]:
-    """Usage of the last `days` days, today included, newest first.
-
-    Args:
-        client: None for all clients.
-    """
-    with connection.cursor(row_factory=class_row(DailyUsage)) as cursor:
-        return cursor.execute(
-            "SELECT day, client, provider, model, operation, calls, failed_calls, inputs, tokens, reused, cost_usd,"
-            " machine_seconds, cache_hits FROM ai_usage_daily"
-            " WHERE (%s::text IS NULL OR client = %s) AND day > (now() AT TIME ZONE 'UTC')::date - %s::int"
-            " ORDER BY day DESC, client, provider, model, operation",
-            [client, client, days],
-        ).fetchall()
 
 
 def usage_of_run(connection: psycopg.Connection, run_id: UUID) -> RunUsage:
     """What a run used; zeros for a run that called nothing."""
     with connection.cursor(row_factory=class_row(RunUsage)) as cursor:
         found = cursor.execute(
-            "SELECT count(*) AS calls, count(error_type) AS failed_calls,"
+            "SELECT count(*) FILTER (WHERE input_count > 0) AS calls, count(error_type) AS failed_calls,"
             " coalesce(sum(input_count), 0) AS inputs, coalesce(sum(tokens), 0)::bigint AS tokens,"
             " coalesce(sum(reused), 0) AS reused, coalesce(sum(cost_usd), 0) AS cost_usd,"
             " coalesce(sum(machine_seconds), 0) AS machine_seconds, coalesce(sum(latency_s), 0) AS latency_s,"

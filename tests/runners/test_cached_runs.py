@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from pipelines.report import read_usage
+from pipelines.usage import parse_period, read_usage
 from runners import display
 from schemas.config import Cache, Config
 from tests.runners.world import issue, rows_of, run_quietly, write_export
@@ -42,10 +43,12 @@ def test_an_index_that_was_emptied_is_filled_again_without_the_engine(
     assert f"{second.usage.cache_hits} from the cache (100.0%)" in console.export_text()
     console.file.close()
     assert display.summary_as_dict(second)["usage"]["hit_rate"] == 1.0
-    (day,) = read_usage(config, "acme", 1)
-    assert day["cache_hits"] == second.usage.cache_hits
-    hits, inputs = second.usage.cache_hits, first.usage.inputs
-    assert day["hit_rate"] == pytest.approx(hits / (hits + inputs), abs=1e-4)
+    report = read_usage(config, ("source", "client"), parse_period("2d", datetime.now(UTC).date()))
+    (row,) = report.rows
+    assert row.group == {"source": "tickets", "client": "acme"}
+    assert row.sums == report.total
+    assert (row.sums.cache_hits, row.sums.inputs) == (second.usage.cache_hits, first.usage.inputs)
+    assert row.sums.tokens_saved >= first.usage.tokens > 0
 
 
 def test_without_a_cache_everything_is_embedded_again(

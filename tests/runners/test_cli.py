@@ -65,7 +65,7 @@ def test_a_run_then_a_search_then_every_look_at_it(
     assert status["last_run_outcomes"] == [{"source": "tickets", "new": 8}]
 
     code, out, _ = headrace("usage", "-c", config, "--json")
-    operations = {row["operation"]: row["inputs"] for row in json.loads(out)}
+    operations = {row["operation"]: row["inputs"] for row in json.loads(out)["rows"]}
     assert (code, operations) == (0, {"embed_documents": 8, "embed_query": 3})
 
     code, out, _ = headrace("quality", "-c", config, "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.usage import Price
 from tests.transforms.fake_engine import NOW, POISON, FakeEngine, chunked, vector_of
 from transforms.caches.memory import MemoryCache
 from transforms.embed import embed_buffer, embed_documents
@@ -131,6 +133,7 @@ def test_with_a_cache_every_vector_is_as_without_and_no_input_is_computed_twice(
             len(asked & seen),
             len(asked - seen),
         )
+        assert done.tokens_saved == sum(map(len, asked & seen))
         seen |= asked
     assert sum(engine.seen) == len(seen)
 
@@ -165,3 +168,12 @@ def test_a_stored_vector_is_preferred_and_not_counted_as_a_hit() -> None:
 def test_hits_and_reused_vectors_are_one_row_at_no_cost() -> None:
     (event,) = usage_events(FakeEngine(), (), 7, "acme", None, NOW, cache_hits=3)
     assert (event.reused, event.cache_hits, event.inputs, event.cost_usd) == (7, 3, 0, Decimal(0))
+
+
+def test_a_hit_costs_nothing_and_says_what_the_provider_would_have_asked() -> None:
+    engine = FakeEngine()
+    price = Price(Decimal("0.13"), NOW.date(), "a page")
+    engine.facts = replace(engine.facts, provider="openai", price=price)
+    (event,) = usage_events(engine, (), 0, "acme", None, NOW, cache_hits=2, tokens_saved=3, source="tickets")
+    assert (event.cost_usd, event.tokens, event.tokens_saved) == (Decimal(0), 0, 3)
+    assert (event.usd_saved, event.source) == (Decimal("0.00000039"), "tickets")

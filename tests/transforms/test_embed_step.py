@@ -94,7 +94,7 @@ def make_step(database: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make
         if not shut:
             engine.gate.set()
         monkeypatch.setattr(embed, "load_engine", lambda model: engine)
-        fn = _EmbedFn(Model(max_buffer_tokens=512), database, cache, "acme", None, lambda: NOW)
+        fn = _EmbedFn(Model(max_buffer_tokens=512), database, cache, "acme", None, lambda: NOW, "tickets")
         fn.setup()
         fn.start_bundle()
         made.append(Step(fn, engine))
@@ -262,6 +262,7 @@ def test_equal_inputs_of_a_later_bundle_are_hits_in_the_ledger(kind: str, make_s
     (event,) = tagged(outputs, "usage")
     assert isinstance(event, UsageEvent)
     assert (event.cache_hits, event.inputs, event.cost_usd, second.engine.seen) == (2, 0, Decimal(0), [])
+    assert event.source == "tickets"
 
 
 def test_a_broken_cache_fails_no_bundle(

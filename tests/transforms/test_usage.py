@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from schemas.usage import UsageEvent
 from transforms.postgres import Store
 from transforms.sinks.ledger import WriteUsage
-from transforms.usage import RunUsage, daily_usage, usage_of_run, write_usage
+from transforms.usage import RunUsage, usage_of_run, write_usage
 
 NOW = datetime.now(UTC)
 
@@ -57,23 +57,6 @@ def test_a_run_sums_its_own_calls_exactly(connection: psycopg.Connection) -> Non
         write_usage(connection, one)
     assert usage_of_run(connection, run_id) == RunUsage(2, 1, 6, 200, 4, Decimal("0.00000026"), 3.0, 1.5, 10)
     assert usage_of_run(connection, uuid4()) == RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0, 0)
-
-
-def test_days_are_listed_newest_first_and_for_one_client(connection: psycopg.Connection) -> None:
-    for one in (
-        event(),
-        event(),
-        event(occurred_at=NOW - timedelta(days=2)),
-        event(occurred_at=NOW - timedelta(days=40)),
-        event(client="other"),
-    ):
-        write_usage(connection, one)
-    days = daily_usage(connection, "acme", days=30)
-    assert [(row.day, row.calls, row.tokens) for row in days] == [
-        (NOW.date(), 2, 200),
-        (NOW.date() - timedelta(days=2), 1, 100),
-    ]
-    assert len(daily_usage(connection, None, days=30)) == 3
 
 
 def test_repeated_bundles_write_each_event_once(database: Store, connection: psycopg.Connection) -> None:

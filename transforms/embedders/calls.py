@@ -22,12 +22,18 @@ def usage_events(
     run_id: UUID | None,
     now: datetime,
     cache_hits: int = 0,
+    tokens_saved: int = 0,
+    source: str = "",
 ) -> Iterator[UsageEvent]:
     """The ledger's rows for one buffer.
 
     A local engine computes a buffer in many small padded batches; those that went alike (same attempt, same error)
     are one row, which says how many they were. What was taken from stored vectors and from the cache is a row at no
     cost.
+
+    Args:
+        tokens_saved: of the inputs that the cache answered.
+        source: that the inputs came from.
     """
     alike: dict[tuple[int, str | None], list[EngineCall]] = defaultdict(list)
     for call in calls:
@@ -42,6 +48,7 @@ def usage_events(
         space_id=engine.space.space_id,
         tokens_reported=None,
         occurred_at=now,
+        source=source,
     )
     for (attempt, error), batches in sorted(alike.items(), key=lambda item: item[0][0]):
         tokens = sum(call.tokens for call in batches)
@@ -71,4 +78,6 @@ def usage_events(
             latency_s=0.0,
             reused=reused,
             cache_hits=cache_hits,
+            tokens_saved=tokens_saved,
+            usd_saved=cost_usd(tokens_saved, engine.facts.price),
         )
