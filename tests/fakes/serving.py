@@ -236,12 +236,12 @@ def torn(share: float = 0.5) -> Fault:
 
 def not_gzip() -> Fault:
     """The application's body, said to be gzip, as it is."""
-    return _changed(lambda headers, body: ({**headers, "content-encoding": "gzip"}, body))
+    return changed(lambda headers, body: ({**headers, "content-encoding": "gzip"}, body))
 
 
 def torn_gzip() -> Fault:
     """The application's body in gzip, all but the end of it, with a content-length that is right."""
-    return _changed(lambda headers, body: ({**headers, "content-encoding": "gzip"}, gzip.compress(body)[:-9]))
+    return changed(lambda headers, body: ({**headers, "content-encoding": "gzip"}, gzip.compress(body)[:-9]))
 
 
 def gzip_bomb(mib: int) -> Fault:
@@ -257,14 +257,16 @@ def limit_in_listing() -> Fault:
         "documentation_url": "https://developer.github.com/v3/#rate-limiting",
     }
     members = orjson.dumps(error, option=orjson.OPT_INDENT_2)[2:-2]
-    return _changed(
+    return changed(
         lambda headers, body: (headers, body[: body.rfind(b"}") + 1] + b"\n,\n" + members + b"\n]")
     )
 
 
-def _changed(
+def changed(
     change: Callable[[dict[str, str], bytes], tuple[Mapping[str, str], bytes]],
 ) -> Fault:
+    """The application's answer with other headers or another body."""
+
     async def fault(app: App, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         status, headers, body = await _answered(app, scope, receive)
         changed_headers, changed_body = change(headers, body)
