@@ -43,6 +43,7 @@ from transforms.sinks.faiss_index import IndexReport, update_index
 from transforms.source_states import note_changed, noted, one_line
 from transforms.spaces import analyze, build_vector_index, register_space
 from transforms.usage import RunUsage, usage_of_run
+from transforms.usage_sums import refresh_daily_usage
 
 BuildExtractor = Callable[[Source, str, Path, OnWait], Extractor]
 BuildIndex = Callable[[psycopg.Connection, str, Callable[[float], None]], bool]
@@ -255,7 +256,8 @@ def refresh_indexes(
     bar: RunProgress,
     build_index: BuildIndex = build_vector_index,
 ) -> dict[str, IndexReport]:
-    """Build Postgres's vector index where it is still missing, and bring every owner's FAISS index up to date.
+    """Build Postgres's vector index where it is still missing, and bring up to date every owner's FAISS index and the
+    daily sums of the ledger.
 
     Args:
         written: rows have changed since the planner's statistics were taken.
@@ -275,6 +277,7 @@ def refresh_indexes(
             config.faiss,
             lambda done, total: bar.step("FAISS index", done / total),
         )
+    refresh_daily_usage(connection)
     return indexes
 
 

@@ -49,6 +49,9 @@ def test_an_index_that_was_emptied_is_filled_again_without_the_engine(
     assert row.sums == report.total
     assert (row.sums.cache_hits, row.sums.inputs) == (second.usage.cache_hits, first.usage.inputs)
     assert row.sums.tokens_saved >= first.usage.tokens > 0
+    with database.connect() as connection:
+        daily = connection.execute("SELECT sum(inputs), sum(tokens_saved) FROM ai_usage_daily").fetchone()
+    assert daily == (row.sums.inputs, row.sums.tokens_saved)
 
 
 def test_without_a_cache_everything_is_embedded_again(
