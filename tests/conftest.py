@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from tests import network_guard
 from transforms import embedded_postgres
 from transforms.caches import memory
 from transforms.migrate import migrate
@@ -20,6 +21,17 @@ from transforms.postgres import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_DSN = "HEADRACE_TEST_DSN"
+
+
+network_guard.install()
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_elsewhere() -> Iterator[None]:
+    """No test can spend anything: one that reaches for another machine fails, whatever became of it."""
+    network_guard.attempts.clear()
+    yield
+    assert network_guard.attempts == [], "reached for another machine"
 
 
 @pytest.fixture(autouse=True)
