@@ -175,7 +175,7 @@ def _buffers(chunks: Iterable[Chunk], max_buffer_tokens: int) -> Iterator[list[s
     tokens = 0
     for chunk in chunks:
         buffer.append(chunk.text)
-        tokens += len(chunk.token_ids)
+        tokens += len(chunk.model_input)
         if tokens >= max_buffer_tokens:
             yield buffer
             buffer, tokens = [], 0

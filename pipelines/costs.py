@@ -12,9 +12,10 @@ import psycopg
 
 from pipelines.sampling import Estimate
 from schemas.config import Config, Model
+from schemas.documents import ModelInput
 from schemas.prices import LIST_PRICES
 from schemas.usage import cost_usd
-from transforms.embedders.base import Engine, TokenIds
+from transforms.embedders.base import Engine
 from transforms.embedders.batching import embed_all
 from transforms.embedders.loading import load_engine
 from transforms.usage import local_rate
@@ -82,15 +83,15 @@ def provider_costs(tokens: Estimate) -> tuple[ProviderCost, ...]:
 
 
 def measure_engine(
-    engine: Engine, inputs: Sequence[TokenIds], model: Model, clock: Callable[[], float] = time.perf_counter
+    engine: Engine, inputs: Sequence[ModelInput], model: Model, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[int, float]:
     """Embed some of `inputs` for about two seconds; tokens, and the seconds they took."""
     embed_all(engine, inputs[:16], model.max_batch_tokens)  # warms up
     buffer_tokens = min(model.max_buffer_tokens, MEASURED_BUFFER_TOKENS)
     tokens, began = 0, clock()
     start = gathered = 0
-    for end, ids in enumerate(inputs, start=1):
-        gathered += len(ids)
+    for end, one in enumerate(inputs, start=1):
+        gathered += len(one)
         if gathered >= buffer_tokens or end == len(inputs):
             tokens += embed_all(engine, inputs[start:end], model.max_batch_tokens).tokens
             start, gathered = end, 0
@@ -103,7 +104,7 @@ def local_cost(
     connection: psycopg.Connection,
     config: Config,
     space_id: str,
-    inputs: Sequence[TokenIds],
+    inputs: Sequence[ModelInput],
     tokens: Estimate,
 ) -> LocalCost:
     """Hours of the configured engine, at the rate of a short run over `inputs`, or else of earlier runs."""

@@ -16,15 +16,13 @@ from extractors.read import build_extractor, to_document
 from pipelines.ingest import processing_of
 from pipelines.sampling import Estimate, Sample, counted, total
 from schemas.config import Config
-from schemas.documents import ChunkedDocument, SourceRecord
+from schemas.documents import ChunkedDocument, ModelInput, SourceRecord
 from schemas.errors import RecordError
 from schemas.sources import GitHubSource, JiraSource, Source
 from schemas.spaces import EmbeddingSpace
 from transforms.changes import decide, stored_states
 from transforms.chunk import chunk_document
-from transforms.embedders.base import TokenIds
-from transforms.embedders.loading import load_tokenizer
-from transforms.embedders.word_memo import WordMemo
+from transforms.embedders.loading import load_words
 from transforms.redact import redact_document
 from transforms.reuse import stored_vectors
 from transforms.runs import load_cursor
@@ -97,7 +95,7 @@ class Meter:
     """
 
     def __init__(self, connection: psycopg.Connection, config: Config, space: EmbeddingSpace) -> None:
-        self.inputs: list[TokenIds] = []
+        self.inputs: list[ModelInput] = []
         self._kept_tokens = 0
         self._connection = connection
         self._chunking = config.chunking
@@ -106,7 +104,7 @@ class Meter:
         self._model = config.model
         self._space = space
         self._max_tokens = min(config.chunking.max_tokens or space.max_tokens, space.max_tokens)
-        self._words = WordMemo(load_tokenizer(config.model))
+        self._words = load_words(config.model)
         row = connection.execute("SELECT to_regclass(%s)", [f"chunks_{space.space_id}"]).fetchone()
         self._has_vectors = row != (None,)
 
@@ -120,7 +118,7 @@ class Meter:
                 chunks = document.chunks if document is not None else ()
                 new = [chunk for chunk in chunks if (record.document_id, chunk.text_hash) not in known]
                 # What a document says twice is embedded once.
-                inputs = list({chunk.text_hash: chunk.token_ids for chunk in new}.values())
+                inputs = list({chunk.text_hash: chunk.model_input for chunk in new}.values())
                 self._keep(inputs)
                 yield Counted(len(record.payload), len(new), sum(map(len, inputs)), len(chunks) - len(new))
 
@@ -142,7 +140,7 @@ class Meter:
             return set()
         return set(stored_vectors(self._connection, self._space.space_id, documents))
 
-    def _keep(self, inputs: Sequence[TokenIds]) -> None:
+    def _keep(self, inputs: Sequence[ModelInput]) -> None:
         if self._kept_tokens < KEPT_TOKENS:
             self.inputs += inputs
             self._kept_tokens += sum(map(len, inputs))

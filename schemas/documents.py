@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.ids import document_id, payload_digest
@@ -186,6 +184,21 @@ class Document:
     redactions: Mapping[str, int] = field(default_factory=dict)
 
 
+class ModelInput(Protocol):
+    """What an engine is given: int32 token ids for one that runs here, a text and its count of tokens for others.
+
+    Equal inputs of one space have equal bytes and equal vectors.
+    """
+
+    def __len__(self) -> int:
+        """Tokens, special ones included."""
+        ...
+
+    def tobytes(self) -> bytes:
+        """All that tells it apart."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a document that fits the model.
@@ -195,7 +208,7 @@ class Chunk:
         text: what is embedded and searched, context title included, the prefix that a model asks for not.
         start_char: offset of the piece in `Document.text`, in characters.
         end_char: offset just after it.
-        token_ids: the model's input, int32, prefix and special tokens included.
+        model_input: prefix and special tokens included.
     """
 
     ordinal: int
@@ -203,7 +216,7 @@ class Chunk:
     text_hash: bytes
     start_char: int
     end_char: int
-    token_ids: npt.NDArray[np.int32]
+    model_input: ModelInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +236,7 @@ class ChunkedDocument:
     @property
     def tokens_embedded(self) -> int:
         """Tokens given to the model, overlap, context title and special tokens included."""
-        return sum(len(chunk.token_ids) for chunk in self.chunks)
+        return sum(len(chunk.model_input) for chunk in self.chunks)
 
 
 @dataclass(frozen=True, slots=True)

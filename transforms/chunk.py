@@ -1,8 +1,8 @@
 """Cut documents into chunks that fit the model, counted in the model's own tokens.
 
 The cutting is done by `semantic-text-splitter` (headings, code blocks, paragraphs, sentences, words, in that
-order of preference). It asks for the length of a great many pieces; `WordMemo` answers, since a tokenizer call for
-each would cost as much as a fast model.
+order of preference). It asks for the length of a great many pieces; `Words` answer, since a tokenizer call for each
+would cost as much as a fast model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.metrics import Metrics
 from semantic_text_splitter import MarkdownSplitter
 
@@ -22,9 +23,9 @@ from schemas.errors import BadConfig, RecordError
 from schemas.ids import text_hash
 from transforms import progress
 from transforms.detectors.base import PLACEHOLDERS
-from transforms.embedders.loading import load_tokenizer
+from transforms.embedders.base import Words
+from transforms.embedders.loading import load_words
 from transforms.embedders.models import space_of
-from transforms.embedders.word_memo import WordMemo
 
 CHUNKER_VERSION = 1
 """Part of every fingerprint: raise it when the same document would be cut in another way."""
@@ -62,7 +63,7 @@ def windows(text: str, limit: int = WINDOW_CHARS) -> Iterator[Span]:
         yield start, len(text)
 
 
-def split_spans(text: str, words: WordMemo, max_tokens: int, overlap_tokens: int) -> list[Span]:
+def split_spans(text: str, words: Words, max_tokens: int, overlap_tokens: int) -> list[Span]:
     """Spans of `text` of at most `max_tokens` tokens each; what lies between two of them is white space.
 
     Args:
@@ -104,7 +105,7 @@ def with_whole_placeholders(text: str, spans: list[Span]) -> list[Span]:
     return moved
 
 
-def shortened(title: str, words: WordMemo, max_tokens: int) -> str:
+def shortened(title: str, words: Words, max_tokens: int) -> str:
     """The first words of `title` that have at most `max_tokens` tokens together."""
     kept: list[str] = []
     for word in title.split():
@@ -115,7 +116,7 @@ def shortened(title: str, words: WordMemo, max_tokens: int) -> str:
     return " ".join(kept)
 
 
-def room_for_text(words: WordMemo, max_tokens: int, prefix: str) -> int:
+def room_for_text(words: Words, max_tokens: int, prefix: str) -> int:
     """Tokens that special tokens and the model's document prefix leave in a chunk.
 
     Raises:
@@ -131,13 +132,13 @@ def room_for_text(words: WordMemo, max_tokens: int, prefix: str) -> int:
 
 
 def chunk_document(
-    document: Document, words: WordMemo, options: Chunking, max_tokens: int, prefix: str = ""
+    document: Document, words: Words, options: Chunking, max_tokens: int, prefix: str = ""
 ) -> ChunkedDocument:
     """Cut one document.
 
     Args:
         max_tokens: most tokens of a chunk's model input, special tokens, `prefix` and context title included.
-        prefix: what the model wants before a document; in the token ids of each chunk, not in its text.
+        prefix: what the model wants before a document; in the model input of each chunk, not in its text.
     Returns:
         Chunks in order; none for a document without text. Every chunk but the first begins with the document's
         (shortened) title, so that a comment deep in a ticket is still about that ticket.
@@ -177,23 +178,25 @@ def uncovered(length: int, spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def _encoded(
-    text: str, title: str, prefix: str, spans: list[Span], words: WordMemo, max_tokens: int
+    text: str, title: str, prefix: str, spans: list[Span], words: Words, max_tokens: int
 ) -> tuple[Chunk, ...]:
     """Chunks for `spans`; a span that proves too long (a tokenizer that joins words) is halved until it fits."""
     chunks: list[Chunk] = []
     pending = [(span, _with_title(text, title, span)) for span in spans]
-    pending_ids = words.encode([prefix + embedded for _, embedded in pending])
-    stack = list(zip(pending, pending_ids, strict=True))[::-1]
+    inputs = words.encode([prefix + embedded for _, embedded in pending])
+    stack = list(zip(pending, inputs, strict=True))[::-1]
     while stack:
-        ((start, end), embedded), ids = stack.pop()
-        if len(ids) > max_tokens and end - start > 1:
+        ((start, end), embedded), model_input = stack.pop()
+        if len(model_input) > max_tokens and end - start > 1:
             middle = _blank_near_middle(text, start, end)
             for half in ((middle, end), (start, middle)):
                 if text[half[0] : half[1]].strip():
                     piece = _with_title(text, title, half)
                     stack.append(((half, piece), words.encode([prefix + piece])[0]))
             continue
-        chunks.append(Chunk(len(chunks), embedded, text_hash(embedded), start, end, ids[:max_tokens]))
+        if isinstance(model_input, np.ndarray):
+            model_input = model_input[:max_tokens]  # a single character of more tokens than that
+        chunks.append(Chunk(len(chunks), embedded, text_hash(embedded), start, end, model_input))
     return tuple(chunks)
 
 
@@ -235,7 +238,7 @@ class _ChunkFn(beam.DoFn):  # type: ignore[misc]
         space = space_of(self._model)
         self._prefix = space.document_prefix
         self._max_tokens = min(self._options.max_tokens or space.max_tokens, space.max_tokens)
-        self._words = WordMemo(load_tokenizer(self._model))
+        self._words = load_words(self._model)
         room_for_text(self._words, self._max_tokens, self._prefix)  # refused before the first document
 
     def process(self, document: Document) -> Iterator[Any]:

@@ -36,7 +36,7 @@ from transforms import progress
 from transforms.background import Ahead, Discarded
 from transforms.caches.base import CacheScope, Vector, VectorCache, input_key
 from transforms.caches.opening import open_cache
-from transforms.embedders.base import Engine, TokenIds, Vectors
+from transforms.embedders.base import Engine, Vectors
 from transforms.embedders.batching import EngineCall, embed_all
 from transforms.embedders.calls import usage_events
 from transforms.embedders.loading import load_engine, load_fp32_engine
@@ -69,7 +69,7 @@ def pack_batch(
         pa.array([chunk.text_hash for _, chunk in rows], pa.binary(16)),
         pa.array([chunk.start_char for _, chunk in rows], pa.int32()),
         pa.array([chunk.end_char for _, chunk in rows], pa.int32()),
-        pa.array([len(chunk.token_ids) for _, chunk in rows], pa.int32()),
+        pa.array([len(chunk.model_input) for _, chunk in rows], pa.int32()),
         pa.FixedSizeListArray.from_arrays(values, space.dimensions),
     ]
     return EmbeddedBatch(space.space_id, tuple(documents), pa.RecordBatch.from_arrays(columns, schema=schema))
@@ -93,7 +93,7 @@ def embed_documents(
     owned = [(doc, chunk) for doc in documents for chunk in doc.chunks]
     keys = [(doc.document.record.document_id, chunk.text_hash) for doc, chunk in owned]
     new = [row for row, key in enumerate(keys) if key not in known]
-    result = embed_all(engine, [owned[row][1].token_ids for row in new], max_batch_tokens, in_fp32)
+    result = embed_all(engine, [owned[row][1].model_input for row in new], max_batch_tokens, in_fp32)
     vectors = np.zeros((len(owned), engine.space.dimensions), np.float32)
     vectors[new] = result.vectors
     for row, key in enumerate(keys):
@@ -109,7 +109,7 @@ def embed_documents(
 
 
 def _engine_letter(doc: ChunkedDocument, chunk: Chunk, reason: str) -> DeadLetter:
-    where = f"chunk {chunk.ordinal} of {len(chunk.token_ids)} tokens: {reason}"
+    where = f"chunk {chunk.ordinal} of {len(chunk.model_input)} tokens: {reason}"
     return DeadLetter(doc.document.record, "embed", EngineFailed.__name__, where, EngineFailed.retriable)
 
 
@@ -175,11 +175,11 @@ Place = tuple[UUID, bytes]
 def _input_keys(documents: Sequence[ChunkedDocument], stored: StoredVectors) -> dict[Place, bytes]:
     """Cache key of each chunk that is not in `stored`."""
     places = {
-        (doc.document.record.document_id, chunk.text_hash): chunk.token_ids
+        (doc.document.record.document_id, chunk.text_hash): chunk.model_input
         for doc in documents
         for chunk in doc.chunks
     }
-    return {place: input_key(ids) for place, ids in places.items() if place not in stored}
+    return {place: input_key(one) for place, one in places.items() if place not in stored}
 
 
 def _tokens_of(
@@ -187,7 +187,7 @@ def _tokens_of(
 ) -> int:
     """Tokens of distinct inputs, by cache key."""
     tokens = {
-        keys.get((doc.document.record.document_id, chunk.text_hash)): len(chunk.token_ids)
+        keys.get((doc.document.record.document_id, chunk.text_hash)): len(chunk.model_input)
         for doc in documents
         for chunk in doc.chunks
     }
@@ -251,7 +251,7 @@ class _Stoppable:
         self._engine = engine
         self._stop = stop
 
-    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+    def run(self, batch: Sequence[Any]) -> Vectors:
         if self._stop.is_set():
             raise Discarded
         return self._engine.run(batch)

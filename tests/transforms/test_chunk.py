@@ -102,7 +102,7 @@ def test_truncation_keeps_the_first_chunk_and_counts_what_it_cut(tokenizer: Toke
     text = "The gate jams in frost. " * 200
     chunked = cut(text, tokenizer, options=Chunking(overflow="truncate"))
     (only,) = chunked.chunks
-    assert chunked.tokens_truncated == chunked.tokens_seen - (len(only.token_ids) - 2) > 0
+    assert chunked.tokens_truncated == chunked.tokens_seen - (len(only.model_input) - 2) > 0
 
 
 @pytest.mark.parametrize("repeats", [1, 200])
@@ -112,7 +112,7 @@ def test_a_prefix_is_in_the_tokens_and_not_in_the_text(repeats: int, tokenizer: 
     assert chunked.chunks[0].text.startswith("# Gate")
     for chunk in chunked.chunks:
         assert "passage" not in chunk.text
-        assert chunk.token_ids.tolist() == tokenizer.encode([f"passage: {chunk.text}"])[0].tolist()
+        assert chunk.model_input.tolist() == tokenizer.encode([f"passage: {chunk.text}"])[0].tolist()
     assert chunked.tokens_seen == tokenizer.count([text])[0]
     assert chunked.tokens_truncated == 0
 
@@ -125,7 +125,7 @@ def test_a_prefix_counts_toward_the_limit(tokenizer: Tokenizer) -> None:
         text + " and the pump stalls " * 4, tokenizer, max_tokens=limit + 12, prefix="passage: "
     ).chunks
     assert len(prefixed) > 1
-    assert max(len(chunk.token_ids) for chunk in prefixed) <= limit + 12
+    assert max(len(chunk.model_input) for chunk in prefixed) <= limit + 12
 
 
 LONG_PREFIX = "represent this document well for retrieval: "
@@ -143,7 +143,7 @@ def test_the_step_puts_the_models_prefix_before_every_chunk(tokenizer: Tokenizer
     def begin_alike(found: list[ChunkedDocument]) -> None:
         (chunked,) = found
         assert len(chunked.chunks) > 1
-        assert all(chunk.token_ids[: len(begin)].tolist() == begin for chunk in chunked.chunks)
+        assert all(chunk.model_input[: len(begin)].tolist() == begin for chunk in chunked.chunks)
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         created = pipeline | beam.Create([document("The gate jams in frost. " * 20, "Gate")])
@@ -174,7 +174,7 @@ def test_nothing_but_white_space_lies_between_chunks_and_every_chunk_fits(
     chunked = cut(text, tokenizer, title, max_tokens=max_tokens)
     spans = [(chunk.start_char, chunk.end_char) for chunk in chunked.chunks]
     assert [chunk.ordinal for chunk in chunked.chunks] == list(range(len(spans)))
-    assert all(len(chunk.token_ids) <= max_tokens for chunk in chunked.chunks)
+    assert all(len(chunk.model_input) <= max_tokens for chunk in chunked.chunks)
     assert all(
         chunk.text.endswith(text[start:end])
         for chunk, (start, end) in zip(chunked.chunks, spans, strict=True)

@@ -64,8 +64,8 @@ def test_every_chunk_fits_and_nothing_is_lost(build: object, tmp_path: Path) -> 
     tokenizer = ModelTokenizer(tmp_path / "tokenizer.json")
     chunked = chunk_document(document(TEXT, "Gate"), WordMemo(tokenizer), Chunking(), 64, "passage: ")
     assert len(chunked.chunks) > 5
-    assert max(len(chunk.token_ids) for chunk in chunked.chunks) <= 64
+    assert max(len(chunk.model_input) for chunk in chunked.chunks) <= 64
     spans = [(chunk.start_char, chunk.end_char) for chunk in chunked.chunks]
     assert all(not TEXT[start:end].strip() for start, end in uncovered(len(TEXT), spans))
     for chunk in chunked.chunks:
-        assert np.array_equal(chunk.token_ids, tokenizer.encode([f"passage: {chunk.text}"])[0])
+        assert np.array_equal(chunk.model_input, tokenizer.encode([f"passage: {chunk.text}"])[0])

@@ -27,7 +27,7 @@ def test_every_row_is_the_vector_of_its_own_chunk(documents: list[list[list[int]
     batch, letters, _ = embed_documents(FakeEngine(), given_documents, {}, max_batch_tokens=40)
     assert letters == []
     assert batch.documents == tuple(given_documents)
-    expected = [vector_of(chunk.token_ids) for document in given_documents for chunk in document.chunks]
+    expected = [vector_of(chunk.model_input) for document in given_documents for chunk in document.chunks]
     np.testing.assert_array_equal(batch_vectors(batch.chunks), np.array(expected, np.float32).reshape(-1, 3))
     owners = [d.document.record.document_id.bytes for d in given_documents for _ in d.chunks]
     assert batch.chunks.column("document_id").to_pylist() == owners
@@ -52,7 +52,7 @@ def test_known_vectors_are_taken_and_not_computed() -> None:
     engine = FakeEngine()
     batch, _, calls = embed_documents(engine, [document], known, max_batch_tokens=100)
     np.testing.assert_array_equal(
-        batch_vectors(batch.chunks), np.stack([stored, vector_of(document.chunks[1].token_ids)])
+        batch_vectors(batch.chunks), np.stack([stored, vector_of(document.chunks[1].model_input)])
     )
     assert (engine.seen, len(calls)) == ([1], 1)
 
@@ -62,7 +62,7 @@ def test_a_known_vector_serves_only_the_document_it_belongs_to() -> None:
     known = {(other.document.record.document_id, other.chunks[0].text_hash): np.zeros(3, np.float32)}
     engine = FakeEngine()
     batch, _, _ = embed_documents(engine, [mine], known, max_batch_tokens=100)
-    np.testing.assert_array_equal(batch_vectors(batch.chunks)[0], vector_of(mine.chunks[0].token_ids))
+    np.testing.assert_array_equal(batch_vectors(batch.chunks)[0], vector_of(mine.chunks[0].model_input))
 
 
 def test_equal_texts_of_two_documents_are_computed_once_and_stored_twice() -> None:
@@ -125,7 +125,7 @@ def test_with_a_cache_every_vector_is_as_without_and_no_input_is_computed_twice(
     seen: set[tuple[int, ...]] = set()
     for number, texts in enumerate(buffers):
         documents = [chunked(f"{number}.{n}", text) for n, text in enumerate(texts)]
-        asked = {tuple(chunk.token_ids.tolist()) for document in documents for chunk in document.chunks}
+        asked = {tuple(chunk.model_input.tolist()) for document in documents for chunk in document.chunks}
         done = embed_buffer(engine, documents, {}, cache, "acme", 100)
         plain, _, _ = embed_documents(FakeEngine(), documents, {}, 100)
         assert done.batch.chunks == plain.chunks

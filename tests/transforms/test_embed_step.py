@@ -230,7 +230,7 @@ def test_a_vector_that_is_not_finite_is_computed_in_fp32(
     step.process(document)
     outputs = step.finish()
     (batch,) = (output for output in outputs if isinstance(output, EmbeddedBatch))
-    expected = np.stack([vector_of(chunk.token_ids) for chunk in document.chunks])
+    expected = np.stack([vector_of(chunk.model_input) for chunk in document.chunks])
     np.testing.assert_array_equal(batch_vectors(batch.chunks), expected)
     assert better.seen == [1, 1]
     assert tagged(outputs, "dead_letters") == []

@@ -216,7 +216,7 @@ def test_placeholders_survive_chunking(pieces: list[str], max_tokens: int) -> No
     chunks = chunk_document(_document(text), WORDS, Chunking(), max_tokens).chunks
     for start, end in wanted:
         assert any(chunk.start_char <= start and end <= chunk.end_char for chunk in chunks)
-    assert all(len(chunk.token_ids) <= max_tokens for chunk in chunks)
+    assert all(len(chunk.model_input) <= max_tokens for chunk in chunks)
 
 
 WORDS = WordMemo(load_tokenizer(Model()))

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from schemas.documents import ModelInput
 from schemas.ids import digest
 
 Vector = npt.NDArray[np.float32]
@@ -59,12 +60,12 @@ class VectorCache(Protocol):
         ...
 
 
-def input_key(token_ids: npt.NDArray[np.int32]) -> bytes:
-    """Key of a model input, 16 bytes: with the space, its token ids are all that decides the vector.
+def input_key(model_input: ModelInput) -> bytes:
+    """Key of a model input, 16 bytes: with the space, the input is all that decides the vector.
 
-    Prefixes and cuts are in the ids, so that equal keys mean equal inputs, which a digest of the text would not.
+    Prefixes and cuts are in it, so that equal keys mean equal inputs, which a digest of the chunk's text would not.
     """
-    return digest(np.ascontiguousarray(token_ids, "<i4").tobytes())
+    return digest(model_input.tobytes())
 
 
 def encode(scope: CacheScope, vectors: Mapping[bytes, Vector], dtype: Dtype) -> dict[bytes, bytes]:

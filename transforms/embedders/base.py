@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from schemas.documents import ModelInput
 from schemas.spaces import EmbeddingSpace
 from schemas.usage import Price
 
@@ -28,6 +30,7 @@ class EngineFacts:
         threads: it computes with, over all streams; 0 for remote.
         streams: calls that are worth making at once, each from a thread of its own.
         max_batch_tokens: computed tokens of one call at which it is fastest.
+        max_batch_inputs: of one call; None for any number.
         pads: every input of a call to its longest, so that a call computes inputs times longest; if not, its tokens.
     """
 
@@ -40,22 +43,45 @@ class EngineFacts:
     max_batch_tokens: int
     price: Price
     pads: bool = True
+    max_batch_inputs: int | None = None
 
 
 class Engine(Protocol):
-    """Turns token ids into vectors of one space. `run` may be called from several threads at once."""
+    """Turns model inputs into vectors of one space. `run` may be called from several threads at once."""
 
     space: EmbeddingSpace
     facts: EngineFacts
 
-    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+    def run(self, batch: Sequence[Any]) -> Vectors:
         """Vectors of one batch, float32, (len(batch), dimensions), in the order given.
 
-        Each item is a model input, special tokens included, 1 to `space.max_tokens` long.
+        Each item is an input of this engine's own kind, as its space's `Words` give it: `TokenIds`, or `TextInput`
+        for a remote one; special tokens included, 1 to `space.max_tokens` long.
 
         Raises:
             EngineFailed: the engine refused or broke.
         """
+        ...
+
+
+class Words(Protocol):
+    """Lengths of texts in tokens of a model, and its inputs."""
+
+    def count(self, text: str, limit: int = sys.maxsize) -> int:
+        """Tokens of `text`, special tokens not counted.
+
+        Args:
+            limit: of a text with more, it is only said that they are more.
+        """
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Sequence[ModelInput]:
+        """The model inputs of texts, special tokens included, however long."""
+        ...
+
+    @property
+    def special_tokens(self) -> int:
+        """How many `encode` adds to `count`."""
         ...
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from schemas.documents import ModelInput
 from schemas.errors import EngineFailed
-from transforms.embedders.base import Engine, TokenIds, Vectors
+from transforms.embedders.base import Engine, Vectors
 
 Indices = npt.NDArray[np.intp]
 
@@ -82,11 +83,15 @@ def plan_batches(
     lengths: Sequence[int] | npt.NDArray[np.integer],
     max_batch_tokens: int,
     pads: bool = True,
+    max_inputs: int | None = None,
 ) -> list[Indices]:
     """Indices of `lengths` in batches, longest first, each index once.
 
     A batch costs rows times longest row where the engine pads, else its tokens, and stays within `max_batch_tokens`;
     a row that is longer by itself is a batch alone. Longest first, so that memory grows once.
+
+    Args:
+        max_inputs: of a batch; None for any number.
     """
     tokens = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-tokens, kind="stable")
@@ -98,8 +103,9 @@ def plan_batches(
             rows = max_batch_tokens // max(1, int(tokens[order[start]]))
         else:
             rows = int(np.searchsorted(before, before[start] + max_batch_tokens, side="right")) - 1 - start
-        batches.append(order[start : start + max(1, rows)])
-        start += max(1, rows)
+        rows = max(1, min(rows, max_inputs or rows))
+        batches.append(order[start : start + rows])
+        start += rows
     return batches
 
 
@@ -112,7 +118,7 @@ def padding_ratio(lengths: Sequence[int] | npt.NDArray[np.integer], batches: Seq
 
 def embed_all(
     engine: Engine,
-    token_ids: Sequence[TokenIds],
+    inputs: Sequence[ModelInput],
     max_batch_tokens: int | None = None,
     in_fp32: Callable[[], Engine] | None = None,
 ) -> EmbedResult:
@@ -126,12 +132,17 @@ def embed_all(
         max_batch_tokens: computed tokens of a batch; None takes the engine's own.
         in_fp32: gives an engine of the same space and higher precision; asked only when there is need.
     """
-    unique, inverse = _distinct(token_ids)
+    unique, inverse = _distinct(inputs)
     vectors = np.zeros((len(unique), engine.space.dimensions), dtype=np.float32)
     failed: dict[int, str] = {}
     log: list[EngineCall] = []
-    lengths = [len(ids) for ids in unique]
-    batches = plan_batches(lengths, max_batch_tokens or engine.facts.max_batch_tokens, engine.facts.pads)
+    facts = engine.facts
+    batches = plan_batches(
+        [len(one) for one in unique],
+        max_batch_tokens or facts.max_batch_tokens,
+        facts.pads,
+        facts.max_batch_inputs,
+    )
     # The planned batches come off in order, halves right after their whole.
     pending = deque((batch, 1) for batch in batches)
     for rows, attempt, answer, call in _answers(engine, unique, pending):
@@ -166,7 +177,7 @@ Answer = tuple[Indices, int, Vectors | EngineFailed, EngineCall]
 
 
 def _answers(
-    engine: Engine, inputs: Sequence[TokenIds], pending: deque[tuple[Indices, int]]
+    engine: Engine, inputs: Sequence[ModelInput], pending: deque[tuple[Indices, int]]
 ) -> Iterator[Answer]:
     """Work off `pending`, to which the caller may add while it goes, in as many threads as the engine has streams."""
 
@@ -189,31 +200,31 @@ def _answers(
 
 
 def _in_fp32(
-    in_fp32: Callable[[], Engine] | None, ids: TokenIds, attempt: int
+    in_fp32: Callable[[], Engine] | None, model_input: ModelInput, attempt: int
 ) -> tuple[Vectors | None, list[EngineCall]]:
     """The vector of one input by the higher precision, None if that does not give one either."""
     if in_fp32 is None:
         return None, []
-    answer, call = _call(in_fp32(), [ids], attempt)
+    answer, call = _call(in_fp32(), [model_input], attempt)
     good = not isinstance(answer, EngineFailed) and bool(np.isfinite(answer).all())
     return answer[0] if good else None, [call]  # type: ignore[index]
 
 
-def _distinct(token_ids: Sequence[TokenIds]) -> tuple[list[TokenIds], Indices]:
+def _distinct(inputs: Sequence[ModelInput]) -> tuple[list[ModelInput], Indices]:
     """The distinct inputs, and for each input which of them it is."""
     numbers: dict[bytes, int] = {}
-    unique: list[TokenIds] = []
-    inverse = np.empty(len(token_ids), dtype=np.intp)
-    for row, ids in enumerate(token_ids):
-        number = numbers.setdefault(ids.tobytes(), len(unique))
+    unique: list[ModelInput] = []
+    inverse = np.empty(len(inputs), dtype=np.intp)
+    for row, one in enumerate(inputs):
+        number = numbers.setdefault(one.tobytes(), len(unique))
         if number == len(unique):
-            unique.append(ids)
+            unique.append(one)
         inverse[row] = number
     return unique, inverse
 
 
-def _call(engine: Engine, batch: list[TokenIds], attempt: int) -> tuple[Vectors | EngineFailed, EngineCall]:
-    lengths = [len(ids) for ids in batch]
+def _call(engine: Engine, batch: list[ModelInput], attempt: int) -> tuple[Vectors | EngineFailed, EngineCall]:
+    lengths = [len(one) for one in batch]
     expected = (len(batch), engine.space.dimensions)
     started = time.perf_counter()
     answer: Vectors | EngineFailed

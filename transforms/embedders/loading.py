@@ -11,7 +11,7 @@ from pathlib import Path
 from schemas.config import Model
 from schemas.errors import BadConfig
 from schemas.spaces import EmbeddingSpace
-from transforms.embedders.base import Engine, Tokenizer
+from transforms.embedders.base import Engine, Tokenizer, Words
 from transforms.embedders.canary import check_canary
 from transforms.embedders.choice import EngineChoice, choose_engine
 from transforms.embedders.cores import worker_threads
@@ -21,6 +21,7 @@ from transforms.embedders.pooling import known_pooling
 from transforms.embedders.registry import ModelSpec
 from transforms.embedders.tokenizer import ModelTokenizer
 from transforms.embedders.vnni import VnniEngine
+from transforms.embedders.word_memo import WordMemo
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,15 @@ def load_tokenizer(model: Model) -> Tokenizer:
     """
     with _lock:
         return _tokenizer(model)
+
+
+def load_words(model: Model) -> Words:
+    """What cuts texts for the configured model; one for each thread.
+
+    Raises:
+        As `load_tokenizer`.
+    """
+    return WordMemo(load_tokenizer(model))
 
 
 def load_engine(model: Model) -> Engine:
