@@ -55,6 +55,7 @@ class UsageEvent:
         tokens_saved: of those inputs.
         usd_saved: what the provider would have asked for them.
         source: name of the configured source the inputs came from; empty for a query.
+        integration: name of the endpoint asked; None for a local engine.
         error_type: class name when the call failed.
     """
 
@@ -78,5 +79,6 @@ class UsageEvent:
     tokens_saved: int = 0
     usd_saved: Decimal = Decimal(0)
     source: str = ""
+    integration: str | None = None
     error_type: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -52,8 +52,8 @@ def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
     connection.execute(
         "INSERT INTO ai_usage_tracking (event_id, occurred_at, client, run_id, provider, operation, model, space_id,"
         " input_count, tokens, tokens_reported, cost_usd, machine_seconds, latency_s, attempt, reused, error_type,"
-        " request_metadata, cache_hits, tokens_saved, usd_saved, source)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " request_metadata, cache_hits, tokens_saved, usd_saved, source, integration)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (event_id) DO NOTHING",
         [
             event.event_id,
@@ -78,6 +78,7 @@ def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
             event.tokens_saved,
             event.usd_saved,
             storable_text(event.source),
+            event.integration,
         ],
     )
 
