@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.integrations import ProviderName
 from schemas.sections import ClientName, SecretReference, Section
 
-EVERY = "*"
+EVERY: Final = "*"
 """Stands for all providers together."""
 
-AllowedProvider = ProviderName | Literal["*"]
+AllowedProvider = Literal[ProviderName, "*"]
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000)]
 
 

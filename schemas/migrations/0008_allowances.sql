@@ -9,7 +9,8 @@ CREATE TABLE ai_rate_limits (
     cost_per_day_usd     numeric CHECK (cost_per_day_usd >= 0 AND cost_per_day_usd <= 1000000),
     origin               text NOT NULL DEFAULT 'table' CHECK (origin IN ('file', 'table')),
     updated_at           timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (client, provider)
+    PRIMARY KEY (client, provider),
+    CHECK (num_nonnulls(requests_per_minute, tokens_per_hour, cost_per_day_usd) > 0)
 );
 
 CREATE TABLE ai_budgets (

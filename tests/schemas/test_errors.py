@@ -14,10 +14,15 @@ CLASSES = [
     if isinstance(kind, type) and issubclass(kind, errors.PipelineError)
 ]
 
+FACTS: dict[type, tuple[object, ...]] = {
+    errors.InvalidPayload: ("fields.updated", "a time"),
+    errors.LimitReached: ("60 requests a minute are made", 2.5, "requests_per_minute"),
+}
+
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_an_error_survives_pickling_with_its_facts(kind: type[errors.PipelineError]) -> None:
-    error = kind("fields.updated", "a time") if kind is errors.InvalidPayload else kind("what happened")
+    error = kind(*FACTS.get(kind, ("what happened",)))
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error)

@@ -1,0 +1,63 @@
+"""Which allowance the configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from schemas.allowances import AllowanceSettings
+from schemas.config import Config
+from schemas.errors import BadConfig
+from schemas.sections import resolve_secret
+from transforms.allowance.alerts import post_to
+from transforms.allowance.base import Allowance, NoAllowance
+from transforms.allowance.postgres import Books, PostgresBooks
+from transforms.allowance.rules import write_file_rules
+from transforms.allowance.shared import SharedAllowance
+from transforms.postgres import Session, Store
+
+STATEMENT_TIMEOUT_S = 30
+"""Of any statement for an allowance: a request waits for it."""
+
+
+def open_allowance(config: Config, store: Store, clock: Callable[[], datetime]) -> Allowance:
+    """The configured allowance, the rules of the file written to their tables.
+
+    Args:
+        store: the database of the ledger, and of the books unless `allowance.kind` is "redis".
+        clock: gives the time, UTC.
+    Raises:
+        BadConfig: rules contradict each other, `allowance.url` or `allowance.webhook` lead nowhere, Redis does not
+            answer, or the package `redis` is not installed.
+        DatabaseUnreachable: no Postgres answers.
+    """
+    if config.model.is_local:
+        return NoAllowance()
+    settings = config.allowance
+    post = post_to(resolve_secret(settings.webhook, "allowance.webhook") if settings.webhook else None)
+    quick = replace(store, statement_timeout_s=min(store.statement_timeout_s, STATEMENT_TIMEOUT_S))
+    session = Session(quick)
+    try:
+        session.run(lambda connection: write_file_rules(connection, config))
+        return SharedAllowance(open_books(settings, session), session, clock, post)
+    except BaseException:
+        session.close()
+        raise
+
+
+def open_books(settings: AllowanceSettings, session: Session) -> Books:
+    """Where the books are kept.
+
+    Raises:
+        BadConfig: as `open_allowance`.
+    """
+    if settings.kind == "postgres":
+        return PostgresBooks(session)
+    try:
+        from transforms.allowance.redis import RedisBooks, connect
+    except ImportError:
+        raise BadConfig(
+            'allowance.kind: "redis" needs the package redis: pip install "headrace[redis]", or choose "postgres"'
+        ) from None
+    return RedisBooks(connect(resolve_secret(settings.url or "", "allowance.url")), session)
