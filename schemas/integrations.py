@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from schemas.sections import SecretReference, Section
 
-ProviderName = Literal["openai", "azure", "gemini", "voyage", "mistral", "cohere", "gateway"]
+ProviderName = Literal["openai", "azure", "gemini", "vertex", "voyage", "mistral", "cohere", "gateway"]
 IntegrationName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
-_NEEDS_URL = ("azure", "gateway")
+_NEEDS_URL = ("azure", "vertex", "gateway")
 _NEEDS_KEY = ("openai", "azure", "gemini", "voyage", "mistral", "cohere")
 
 
@@ -53,7 +53,7 @@ class Integration(Section):
         provider: whose API it speaks; `gateway` is any that is compatible with OpenAI's (LiteLLM, TEI, vLLM).
         model: as the endpoint calls it; for `azure` the deployment.
         url: where it is; None is the provider's own.
-        api_key: reference to the key; a gateway may need none.
+        api_key: reference to the key; a gateway may need none, and `vertex` takes the machine's own account without.
         api_version: of Azure's API.
         weights: names the weights behind it; None takes `model`. Two endpoints serve one space only if these and
             the dimensions are equal.
@@ -83,6 +83,14 @@ class Integration(Section):
     def weights_id(self) -> str:
         """What tells the weights apart from others."""
         return self.weights or self.model
+
+    def differs_from(self, weights: str, dimensions: int | None) -> str | None:
+        """Why this endpoint cannot serve a space, None when by its configuration it does."""
+        if self.weights_id != weights:
+            return f"{self.name} serves the weights {self.weights_id!r}, the space is of {weights!r}"
+        if self.dimensions not in (None, dimensions):
+            return f"{self.name} gives {self.dimensions} dimensions, the space has {dimensions}"
+        return None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Integration:

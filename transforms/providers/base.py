@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from schemas.integrations import Integration
-from schemas.prices import LIST_PRICES
+from schemas.prices import EARLIER_PRICES, LIST_PRICES
 from schemas.usage import Price
 from transforms.embedders.base import Vectors
 
@@ -117,7 +117,7 @@ class Provider(Protocol):
         ...
 
 
-_LISTED_AS = {"azure": "openai", "gemini": "google"}
+_LISTED_AS = {"azure": "openai", "gemini": "google", "vertex": "google"}
 """Whose price list holds for a kind of endpoint, where the two have different names."""
 
 
@@ -127,7 +127,7 @@ def price_of(integration: Integration) -> Price | None:
         source = f"integration {integration.name}"
         return Price(integration.price_usd_per_million_tokens, integration.price_as_of, source)
     provider = _LISTED_AS.get(integration.provider, integration.provider)
-    prices = {(listed.provider, listed.model): listed.price for listed in LIST_PRICES}
+    prices = {(listed.provider, listed.model): listed.price for listed in (*LIST_PRICES, *EARLIER_PRICES)}
     return prices.get((provider, integration.model))
 
 
