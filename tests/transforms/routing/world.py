@@ -64,7 +64,7 @@ class FakeEndpoint:
     texts: Counter[str] = field(default_factory=Counter)
     closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
-    info: ModelInfo = ModelInfo("openai", WEIGHTS, DIMENSIONS, False, RequestLimits(100, 10_000, 512), PRICE)
+    info: ModelInfo = INFO
 
     def embed(self, texts: Sequence[str], purpose: Purpose) -> Reply:
         with self.lock:
