@@ -15,7 +15,7 @@ from uuid import UUID
 
 import typer
 
-from runners import cli_backfill, cli_jobs, cli_looks, cli_usage, display
+from runners import cli_backfill, cli_jobs, cli_looks, cli_readers, cli_usage, display
 from runners.cli_looks import dead_letters
 from runners.cli_shared import (
     DEFAULT_CONFIG,
@@ -249,6 +249,7 @@ app.add_typer(cli_looks.app)
 app.add_typer(cli_usage.app)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(cli_jobs.app, name="job")
+app.add_typer(cli_readers.app, name="readers")
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
@@ -273,8 +274,11 @@ def main() -> None:
         complain(str(error))
         sys.exit(1)
     except Exception as error:
-        from transforms.postgres import is_transient
+        from transforms.postgres import is_refused, is_transient
 
+        if is_refused(error):
+            complain(f"the database: {error}: this command is for the role that owns the tables")
+            sys.exit(1)
         if not is_transient(error):
             raise
         complain(

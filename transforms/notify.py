@@ -5,7 +5,11 @@ never if it was rolled back. Who does not listen at that moment misses it: a lis
 it wants to know from the tables, then follows the messages. A batch that is written again, because its bundle is
 retried or the answer to its commit was lost, finds nothing to change and is silent: its message came the first time.
 
-The channel is `headrace_changes`; a message is one JSON object:
+The channel is `headrace_changes`. Whoever may connect may listen there, so once any role reads a client
+(`headrace readers grant`), nothing is sent there any more: each client's messages go to a channel of its own, whose
+name stands in the table `change_channels`, for the owner and the client's readers alone.
+
+A message is one JSON object:
 
     client             whose documents
     source             name of the configured source
@@ -32,7 +36,7 @@ A listener, complete (it must not stay in a transaction: Postgres keeps every me
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -67,11 +71,26 @@ def announce(
         owned[change.client, change.source].append(change)
     if not owned:
         return
-    row = connection.execute("SELECT last_value FROM chunk_row_ids").fetchone()
-    high_water_row_id = int(row[0]) if row else 0
-    for of_source in owned.values():
-        message = payload(of_source, space_id, run_id, high_water_row_id)
-        connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, message])
+    row = connection.execute(
+        "SELECT last_value, EXISTS (SELECT FROM client_readers) FROM chunk_row_ids"
+    ).fetchone()
+    high_water_row_id, has_readers = row or (0, False)
+    channels = _channels(connection, {client for client, _ in owned}) if has_readers else {}
+    for (client, _), of_source in owned.items():
+        message = payload(of_source, space_id, run_id, int(high_water_row_id))
+        connection.execute("SELECT pg_notify(%s, %s)", [channels.get(client, CHANNEL), message])
+
+
+def _channels(connection: psycopg.Connection, clients: Collection[str]) -> dict[str, str]:
+    """Client -> name of its own channel, drawn by lot where it has none."""
+    connection.execute(
+        "INSERT INTO change_channels (client) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING",
+        [sorted(clients)],
+    )
+    rows = connection.execute(
+        "SELECT client, channel FROM change_channels WHERE client = ANY(%s)", [list(clients)]
+    )
+    return dict(rows.fetchall())
 
 
 def payload(changes: list[Change], space_id: str | None, run_id: UUID | None, high_water_row_id: int) -> str:

@@ -140,6 +140,11 @@ def is_transient(error: BaseException) -> bool:
     return state is None or state[:2] in ("08", "40") or state[:4] == "57P0" or state == "53300"
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether the role we connect as may not do this."""
+    return isinstance(error, psycopg.errors.InsufficientPrivilege)
+
+
 def is_about_values(error: BaseException) -> bool:
     """Whether some value is to blame: out of range, against a check, or too large for an index."""
     if not isinstance(error, psycopg.Error):

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from schemas.errors import DimensionMismatch, UnknownName
 from schemas.spaces import EmbeddingSpace
+from transforms.row_security import SETUP_LOCK, protect_chunks
 
 VectorType = Literal["vector", "halfvec"]
 VALUE_BYTES = {"vector": 4, "halfvec": 2}
@@ -24,8 +25,6 @@ HNSW_CANDIDATES = 64
 MAX_BUILD_MEMORY_MIB = 2048
 """Beyond it pgvector goes on building on disk, slower."""
 POLL_S = 0.5
-SETUP_LOCK = 0x68656164_73706163
-"""Advisory lock while a space is registered ("headspac" in ASCII)."""
 
 _SPACE_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -149,6 +148,7 @@ def _create_chunk_table(
     )
     connection.execute(sql.SQL("CREATE INDEX {by_text} ON {table} USING gin (search)").format(**names))
     connection.execute(sql.SQL("CREATE INDEX {by_client} ON {table} (client)").format(**names))
+    protect_chunks(connection, table)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
