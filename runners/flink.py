@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
-from runners.flink_cluster import java_launcher
+from runners.fetch import flink_lib, sha256_of
+from runners.flink_cluster import add_opens, java_launcher
 from runners.flink_rest import check_version, jobs, metrics
 from runners.job_server import listens, serving
 from runners.targets import Target
@@ -16,6 +15,7 @@ from schemas.config import Config
 from schemas.engines import FLINK_VERSION, Flink
 from schemas.errors import ClusterUnreachable, DigestMismatch, JobRefused, MissingFile
 
+JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 POOL_TIMEOUT_S = 5.0
 
 
@@ -24,21 +24,22 @@ def opened(config: Config) -> Iterator[Target]:
     """The cluster, with Beam's job server before it for the length of the block; it logs to the data folder.
 
     Raises:
-        MissingTool: there is no Java.
+        MissingTool: there is no Java, or its jars were not fetched.
         WrongVersion: Java, or the cluster, has another version.
-        MissingFile: no job server is configured, or it is not there.
-        DigestMismatch: the jar is another.
+        MissingFile: the job server that is named is not there.
+        DigestMismatch: a jar is not the pinned one.
         ClusterUnreachable: the cluster, its workers or the job server do not answer.
     """
     settings = config.flink or Flink()
-    java, jar = java_launcher(), checked_jar(settings)
+    java, class_path = java_launcher(), checked_class_path(settings)
     before = check_ready(settings)
     master = settings.url.partition("://")[2]
 
     def command(port: int) -> list[str]:
         return [
-            java, "-jar", str(jar), f"--flink-master={master}", "--job-host=127.0.0.1", f"--job-port={port}",
-            "--artifact-port=0", "--expansion-port=0", f"--artifacts-dir={config.data_dir / 'artifacts'}",
+            java, "-Xmx512m", "-Dlog4j2.level=WARN", *add_opens(), "-cp", class_path, JOB_SERVER,
+            f"--flink-master={master}", "--job-host=127.0.0.1", f"--job-port={port}", "--artifact-port=0",
+            "--expansion-port=0", f"--artifacts-dir={config.data_dir / 'artifacts'}",
         ]  # fmt: skip
 
     with serving("Beam's job server", command, config.data_dir / "job-server.log") as address:
@@ -63,30 +64,30 @@ def options(settings: Flink, job_endpoint: str) -> tuple[str, ...]:
     )
 
 
-def checked_jar(settings: Flink) -> Path:
-    """The job server, as it was pinned.
+def checked_class_path(settings: Flink) -> str:
+    """Where Java finds the job server, as it was pinned.
 
     Raises:
-        MissingFile: none is configured, or it is not there.
-        DigestMismatch: it is another, or none was pinned.
+        MissingTool: the jars were not fetched.
+        MissingFile: the one jar that is named is not there, or none is for another version of Flink.
+        DigestMismatch: a jar is another, or the one that is named was not pinned.
     """
     jar = settings.job_server_jar
-    if jar is None or not jar.is_file():
-        said = (
-            "flink.job_server_jar is not set"
-            if jar is None
-            else f"flink.job_server_jar: {jar} does not exist"
-        )
-        raise MissingFile(
-            f"{said}: take beam-runners-flink-{FLINK_VERSION}-job-server of the installed Beam's version from Maven"
-            " Central, and name the file"
-        )
-    with jar.open("rb") as packed:
-        found = hashlib.file_digest(packed, "sha256").hexdigest()
+    if jar is None:
+        if settings.version != FLINK_VERSION:
+            raise MissingFile(
+                f"flink.job_server_jar is not set, and `make flink` fetches one for Flink {FLINK_VERSION}, not"
+                f" {settings.version}: take beam-runners-flink-{settings.version}-job-server from Maven Central, and"
+                " name the file"
+            )
+        return f"{flink_lib()}/*"
+    if not jar.is_file():
+        raise MissingFile(f"flink.job_server_jar: {jar} does not exist")
+    found = sha256_of(jar)
     if found != settings.job_server_sha256:
         pinned = settings.job_server_sha256 or "none"
         raise DigestMismatch(f"{jar} has sha256 {found}, flink.job_server_sha256 is {pinned}")
-    return jar
+    return str(jar)
 
 
 def check_ready(settings: Flink) -> set[str]:
@@ -98,7 +99,7 @@ def check_ready(settings: Flink) -> set[str]:
         WrongVersion: it has another version than the job server.
         ClusterUnreachable: it, or its workers, do not answer; or it has too few slots.
     """
-    found = check_version(settings.url)
+    found = check_version(settings.url, settings.version)
     if found.slots_free < settings.parallelism:
         raise ClusterUnreachable(
             f"the cluster at {settings.url} has {found.slots_free} of {found.slots} task slots free, expected"

@@ -126,6 +126,7 @@ def up(state: Path, rest_port: int = 8081, pool_port: int = 50000) -> Cluster:
     Raises:
         MissingTool: there is no Java, or Flink was not fetched.
         WrongVersion: Java is too old.
+        DigestMismatch: a jar is not the pinned one.
         SetupError: a port is taken.
         ClusterUnreachable: it did not come up; names its logs.
     """
@@ -186,7 +187,7 @@ def java_launcher() -> str:
 
     Raises:
         MissingTool: there is none.
-        WrongVersion: it is too old for Flink 2.
+        WrongVersion: it is too old for Flink.
     """
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=str(Path(home) / "bin") if home else None)
@@ -201,7 +202,7 @@ def java_launcher() -> str:
     release = java_release(said)
     if release is None or release < LOWEST_JAVA:
         raise WrongVersion(
-            f"{java} is Java {release or 'of an unknown version'}, Flink 2 needs {LOWEST_JAVA} or newer: install"
+            f"{java} is Java {release or 'of an unknown version'}, Flink needs {LOWEST_JAVA} or newer: install"
             " Java 17, or set JAVA_HOME"
         )
     return java
@@ -211,6 +212,11 @@ def java_release(said: str) -> int | None:
     """The release in what `java -version` says: 17 of "17.0.15", 8 of "1.8.0_402"; None where it says none."""
     found = re.search(r'version "(?:1\.)?(\d+)', said)
     return int(found.group(1)) if found else None
+
+
+def add_opens() -> list[str]:
+    """Options of Java for Flink's classes."""
+    return [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED]
 
 
 def write_configuration(state: Path, ports: Ports) -> None:
@@ -227,15 +233,22 @@ def write_configuration(state: Path, ports: Ports) -> None:
         "rest.port": ports.rest,
         "io.tmp.dirs": state / "tmp",
         "web.upload.dir": state / "tmp",
+        # Both TaskManagers work on a job, although one has slots enough.
+        "cluster.evenly-spread-out-slots": "true",
+        # A TaskManager that comes up before the JobManager asks again after a second, not ten.
+        "cluster.registration.error-delay": "1000",
         "state.backend.type": "hashmap",
-        "execution.checkpointing.storage": "filesystem",
+        "state.checkpoint-storage": "filesystem",
+        "state.checkpoints.dir": (state / "checkpoints").as_uri(),
+        "state.savepoints.dir": (state / "savepoints").as_uri(),
         "execution.checkpointing.interval": "10s",
-        "execution.checkpointing.dir": (state / "checkpoints").as_uri(),
-        "execution.checkpointing.savepoint-dir": (state / "savepoints").as_uri(),
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "1s",
         "restart-strategy.exponential-delay.max-backoff": "10s",
+        # About a minute in all; then it is no passing fault, and the job fails with its reason.
+        "restart-strategy.exponential-delay.attempts-before-reset-backoff": "10",
+        "restart-strategy.exponential-delay.reset-backoff-threshold": "2 min",
         # A TaskManager that was killed is missed after ten seconds, not fifty.
         "heartbeat.interval": "2000",
         "heartbeat.timeout": "10000",
@@ -247,7 +260,6 @@ def write_configuration(state: Path, ports: Ports) -> None:
 
 def commands(java: str, lib: Path, state: Path, ports: Ports) -> Iterator[tuple[str, list[str]]]:
     """Name and command line of each process, in the order they are started."""
-    opened = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED]
     conf = str(state / "conf")
 
     def jvm(name: str, main: str, *options: str) -> list[str]:
@@ -256,7 +268,7 @@ def commands(java: str, lib: Path, state: Path, ports: Ports) -> Iterator[tuple[
             f"-Dlog.file={state / 'log' / name}.log",
             f"-Dlog4j.configurationFile={conf}/log4j.properties",
         )
-        return [java, *heap, *options, *opened, *logs, "-cp", f"{lib}/*", main, "--configDir", conf]
+        return [java, *heap, *options, *add_opens(), *logs, "-cp", f"{lib}/*", main, "--configDir", conf]
 
     yield "jobmanager", jvm("jobmanager", JOBMANAGER)
     pool = [sys.executable, "-m", "runners.worker_pool", "--port", str(ports.worker_pool)]

@@ -1,6 +1,6 @@
 """Flink's REST API: what runs, and cancelling, saving and draining it.
 
-https://nightlies.apache.org/flink/flink-docs-release-2.2/docs/ops/rest_api/
+https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api/
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from schemas.engines import FLINK_VERSION
 from schemas.errors import ClusterUnreachable, JobRefused, WrongVersion
 
 TIMEOUT_S = 10.0
@@ -130,17 +129,20 @@ def overview(url: str) -> Overview:
     return _parsed(Overview, url, "/overview")
 
 
-def check_version(url: str) -> Overview:
+def check_version(url: str, version: str) -> Overview:
     """As `overview`, of the version that Beam's job server was built for.
+
+    Args:
+        version: major and minor.
 
     Raises:
         WrongVersion: it is another.
     """
     found = overview(url)
-    if not found.version.startswith(f"{FLINK_VERSION}."):
+    if not found.version.startswith(f"{version}."):
         raise WrongVersion(
-            f"the cluster at {url} is Flink {found.version}, expected {FLINK_VERSION}: Beam's job server is"
-            " made for one version"
+            f"the cluster at {url} is Flink {found.version}, expected {version}: Beam's job server is made for"
+            " one version, flink.version"
         )
     return found
 

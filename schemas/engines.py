@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field
 
 from schemas.sections import Section
 
-FLINK_VERSION = "2.2"
-"""Of the cluster and of Beam's job server alike: the newest that Beam 2.77 was published for."""
+FLINK_VERSION = "1.19"
+"""Of the jars that `make flink` fetches, for the cluster and for Beam's job server alike."""
 
 
 def _is_address(value: str) -> str:
@@ -60,8 +60,10 @@ class Flink(Section):
     Args:
         url: of the cluster's REST API.
         worker_pool: where a TaskManager finds its Python workers, seen from the TaskManager.
-        job_server_jar: Beam's job server for this version of Flink and Beam, from Maven Central.
-        job_server_sha256: what the jar must be; hexadecimal.
+        version: of the cluster, major and minor; Beam's job server is made for one.
+        job_server_jar: Beam's job server as one jar, which is sent with each job; None takes the jars that
+            `make flink` fetches, which the cluster must have on its class path.
+        job_server_sha256: what that one jar must be; hexadecimal.
         parallelism: task slots that a job takes.
         checkpoint_interval_s: how often a job's state is written.
         checkpoint_timeout_s: when a checkpoint is given up.
@@ -70,6 +72,7 @@ class Flink(Section):
 
     url: Url = "http://127.0.0.1:8081"
     worker_pool: Address = "127.0.0.1:50000"
+    version: str = Field(default=FLINK_VERSION, pattern=r"^[0-9]+\.[0-9]+$")
     job_server_jar: Path | None = None
     job_server_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     parallelism: int = Field(default=2, ge=1)

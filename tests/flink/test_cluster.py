@@ -13,7 +13,7 @@ from runners import flink_rest
 from runners.flink import check_ready
 from runners.flink_cluster import Cluster, running, up
 from runners.flink_jobs import job_rows
-from schemas.engines import Flink
+from schemas.engines import FLINK_VERSION, Flink
 from schemas.errors import JobRefused, SetupError
 from tests.runners.world import Headrace
 
@@ -37,7 +37,7 @@ def _settings(cluster: Cluster) -> Flink:
 
 def test_it_is_ready_for_a_job(cluster: Cluster) -> None:
     check_ready(_settings(cluster))
-    found = flink_rest.check_version(cluster.url)
+    found = flink_rest.check_version(cluster.url, FLINK_VERSION)
     assert (found.taskmanagers, found.slots) == (2, 4)
 
 

@@ -1,4 +1,4 @@
-"""The part of Flink's REST API that headrace asks, with the answers of a Flink 2.2.1 that was asked."""
+"""The part of Flink's REST API that headrace asks, with the answers of a Flink 1.19.3 that was asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OVERVIEW = {
     "slots-total": 4,
     "slots-available": 4,
     "jobs-running": 0,
-    "flink-version": "2.2.1",
+    "flink-version": "1.19.3",
     "flink-commit": "1a1a1a1",
 }
 
@@ -34,12 +34,12 @@ class FakeFlink:
         self.answers["/overview"] = [(200, {**OVERVIEW, **overview})]
         self.answers["/jobs/overview"] = [(200, {"jobs": []})]
 
-    def job(self, state: str, running: int = 0, finished: int = 0) -> None:
+    def job(self, state: str, running: int = 0, finished: int = 0, name: str = "job") -> None:
         """The job from now on."""
         counts = {"running": running, "finished": finished, "failed": 0, "created": 0}
         listed = {
             "jid": JOB,
-            "name": "job",
+            "name": name,
             "start-time": 1795292464005,
             "end-time": -1,
             "duration": 18552,
@@ -48,7 +48,7 @@ class FakeFlink:
         }
         details = {
             "jid": JOB,
-            "name": "job",
+            "name": name,
             "state": state,
             "start-time": 1795292464005,
             "duration": 18552,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import re
 from pathlib import Path
 
 import pytest
@@ -15,40 +15,50 @@ from schemas.errors import DigestMismatch, MissingTool, SetupError
 BUILT = "prism: go1.26.8\n\tmod\t{}\t{}\t{}\n\tdep\tx\tv1\th1:a=\n"
 
 
+MAVEN = """\
+#!/bin/sh
+for argument; do case "$argument" in -DoutputDirectory=*) folder="${{argument#*=}}";; esac; done
+mkdir -p "$folder" && cp {jars}/* "$folder"
+"""
+
+
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes packages from, and from nowhere else."""
-    folder = tmp_path / "index"
+def jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What Maven copies; it is what is pinned, for now."""
+    folder = tmp_path / "central"
     folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    (folder / "flink-core-1.jar").write_bytes(b"flink")
+    (folder / "beam-core-1.jar").write_bytes(b"beam")
+    pins = tmp_path / "pins"
+    pins.mkdir()
+    digests = [f"{hashlib.sha256(jar.read_bytes()).hexdigest()}  {jar.name}\n" for jar in folder.iterdir()]
+    (pins / "sha256sums.txt").write_text("".join(digests))
+    monkeypatch.setattr(fetch, "FLINK_JARS", pins)
+    _maven(tmp_path, monkeypatch, MAVEN.format(jars=folder))
     return folder
 
 
-def _wheel(folder: Path) -> Path:
-    wheel = folder / f"apache_flink_libraries-{fetch.FLINK_RELEASE}-py2.py3-none-any.whl"
-    info = f"apache_flink_libraries-{fetch.FLINK_RELEASE}.dist-info"
-    with zipfile.ZipFile(wheel, "w") as parts:
-        parts.writestr("pyflink/lib/flink-dist-2.2.1.jar", b"flink")
-        parts.writestr("pyflink/lib/log4j-core-2.24.3.jar", b"log4j")
-        parts.writestr("pyflink/lib/flink-table-planner-loader-2.2.1.jar", b"SQL")
-        parts.writestr("pyflink/opt/flink-dist-2.2.1.jar", b"elsewhere")
-        parts.writestr(
-            f"{info}/METADATA",
-            f"Metadata-Version: 2.1\nName: apache-flink-libraries\nVersion: {fetch.FLINK_RELEASE}\n",
-        )
-        parts.writestr(
-            f"{info}/WHEEL",
-            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py2-none-any\nTag: py3-none-any\n",
-        )
-        parts.writestr(f"{info}/RECORD", "")
-    return wheel
+def _maven(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = folder / "bin" / "mvn"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(script)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
 
 
-def test_a_package_with_another_digest_is_refused_and_nothing_is_kept(index: Path, tmp_path: Path) -> None:
-    _wheel(index)
+def test_the_pinned_jars_are_kept_and_need_no_network_later(jars: Path, tmp_path: Path) -> None:
+    folder = fetch.fetch_flink(tmp_path / "cache")
+    assert {path.name for path in folder.iterdir()} == {"flink-core-1.jar", "beam-core-1.jar"}
+    jars.rename(tmp_path / "away")
+    assert fetch.fetch_flink(tmp_path / "cache") == fetch.flink_lib(tmp_path / "cache") == folder
+
+
+@pytest.mark.parametrize("wrong", ["changed", "missing", "added"])
+def test_other_jars_are_refused_and_nothing_is_kept(jars: Path, tmp_path: Path, wrong: str) -> None:
+    jar = jars / ("extra-1.jar" if wrong == "added" else "beam-core-1.jar")
+    jar.unlink() if wrong == "missing" else jar.write_bytes(b"another")
     with pytest.raises(
-        DigestMismatch, match=r"apache-flink-libraries==2.2.1 .*its digest is not the pinned one"
+        DigestMismatch, match=rf"{jar.name} has sha256 .*, pinned is .* \(1 of 2 jars differ\)"
     ):
         fetch.fetch_flink(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
@@ -56,21 +66,32 @@ def test_a_package_with_another_digest_is_refused_and_nothing_is_kept(index: Pat
         fetch.flink_lib(tmp_path / "cache")
 
 
-def test_of_the_pinned_package_the_jars_of_a_session_cluster_are_kept(
-    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch, "FLINK_SHA256", hashlib.sha256(_wheel(index).read_bytes()).hexdigest())
-    folder = fetch.fetch_flink(tmp_path / "cache")
-    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert kept == {"flink-dist-2.2.1.jar": b"flink", "log4j-core-2.24.3.jar": b"log4j"}
-    assert fetch.flink_lib(tmp_path / "cache") == folder
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
-    index.rename(tmp_path / "away")
-    assert fetch.fetch_flink(tmp_path / "cache") == folder
+def test_a_jar_that_is_changed_later_is_not_used(jars: Path, tmp_path: Path) -> None:
+    (fetch.fetch_flink(tmp_path / "cache") / "flink-core-1.jar").write_bytes(b"another")
+    with pytest.raises(DigestMismatch, match=r"flink-core-1.jar has sha256"):
+        fetch.flink_lib(tmp_path / "cache")
 
 
-def test_a_package_that_is_not_to_be_had_is_one_line(index: Path, tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"could not be fetched from the Python package index: \S.*"):
+def test_every_jar_of_the_list_has_a_digest_and_is_listed_once() -> None:
+    lines = (fetch.FLINK_JARS / "sha256sums.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[0-9a-f]{64}  \S+\.jar", line) for line in lines)
+    assert len({line.split()[1] for line in lines}) == len(lines)
+    assert any(line.endswith(f"  flink-runtime-{fetch.FLINK_RELEASE}.jar") for line in lines)
+
+
+def test_what_maven_says_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _maven(
+        tmp_path, monkeypatch, "#!/bin/sh\necho '[ERROR] Could not find it'; echo '[ERROR] Help'; exit 1\n"
+    )
+    with pytest.raises(
+        SetupError, match=r"^Flink's jars could not be fetched with Maven: Could not find it$"
+    ):
+        fetch.fetch_flink(tmp_path / "cache")
+
+
+def test_without_maven_the_line_says_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingTool, match=r"mvn is not on the PATH"):
         fetch.fetch_flink(tmp_path / "cache")
 
 

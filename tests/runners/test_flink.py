@@ -68,27 +68,38 @@ def test_without_java_the_line_says_to_install_it(monkeypatch: pytest.MonkeyPatc
 
 def test_an_old_java_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JAVA_HOME", str(_java(tmp_path, "1.8.0_402")))
-    with pytest.raises(WrongVersion, match=r"is Java 8, Flink 2 needs 11 or newer"):
+    with pytest.raises(WrongVersion, match=r"is Java 8, Flink needs 11 or newer"):
         java_launcher()
 
 
-def test_without_a_job_server_the_line_says_where_to_find_it() -> None:
+def test_without_the_jars_the_line_says_to_fetch_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADRACE_TOOLS", str(tmp_path))
+    with pytest.raises(MissingTool, match=r"Flink 1\.19\.3 is not in .*: run `make flink`"):
+        flink.checked_class_path(Flink())
+
+
+def test_for_another_version_a_job_server_must_be_named() -> None:
     with pytest.raises(
-        MissingFile, match=r"job_server_jar is not set: take beam-runners-flink-2.2-job-server"
+        MissingFile, match=r"for Flink 1\.19, not 2\.2: take beam-runners-flink-2\.2-job-server"
     ):
-        flink.checked_jar(Flink())
+        flink.checked_class_path(Flink(version="2.2"))
 
 
 def test_a_job_server_with_another_digest_is_refused(tmp_path: Path) -> None:
     settings = _jar(tmp_path)
-    assert flink.checked_jar(settings) == settings.job_server_jar
+    assert flink.checked_class_path(settings) == str(settings.job_server_jar)
     (tmp_path / "job-server.jar").write_bytes(b"another")
     with pytest.raises(
         DigestMismatch, match=rf"has sha256 .*job_server_sha256 is {settings.job_server_sha256}"
     ):
-        flink.checked_jar(settings)
+        flink.checked_class_path(settings)
     with pytest.raises(DigestMismatch, match=r"job_server_sha256 is none"):
-        flink.checked_jar(settings.model_copy(update={"job_server_sha256": None}))
+        flink.checked_class_path(settings.model_copy(update={"job_server_sha256": None}))
+    (tmp_path / "job-server.jar").unlink()
+    with pytest.raises(MissingFile, match=r"job-server\.jar does not exist"):
+        flink.checked_class_path(settings)
 
 
 def test_a_cluster_without_free_slots_is_refused(api: FakeFlink, url: str) -> None:
@@ -188,6 +199,7 @@ SECTIONS: list[tuple[str, str]] = [
     ('url = "127.0.0.1:8081"', "flink.url: expected an address such as"),
     ('worker_pool = "localhost"', "flink.worker_pool: expected host:port"),
     ('job_server_sha256 = "abc"', "flink.job_server_sha256: "),
+    ('version = "1.19.3"', "flink.version: "),
     ("parallelism = 0", "flink.parallelism: "),
     ("checkpoints = 3", "flink.checkpoints: unknown option; options here are url, worker_pool"),
 ]

@@ -111,8 +111,8 @@ def test_what_is_no_job_id_is_not_asked_for(flink: FakeFlink, url: str, job_id: 
 
 def test_a_cluster_of_another_version_is_refused(flink: FakeFlink, url: str) -> None:
     flink.answers["/overview"] = [(200, {**flink.answers["/overview"][0][1], "flink-version": "1.20.5"})]
-    with pytest.raises(WrongVersion, match=r"is Flink 1\.20\.5, expected 2\.2"):
-        flink_rest.check_version(url)
+    with pytest.raises(WrongVersion, match=r"is Flink 1\.20\.5, expected 1\.19"):
+        flink_rest.check_version(url, "1.19")
 
 
 def test_where_nothing_answers_the_line_says_what_to_do() -> None:
