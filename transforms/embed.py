@@ -30,7 +30,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.config import Cache, Model
 from schemas.documents import Chunk, ChunkedDocument, DeadLetter, EmbeddedBatch
-from schemas.errors import EngineFailed
+from schemas.errors import EngineFailed, Parked
 from schemas.spaces import EmbeddingSpace, chunk_schema
 from transforms import progress
 from transforms.background import Ahead, Discarded
@@ -41,12 +41,14 @@ from transforms.embedders.batching import EngineCall, embed_all
 from transforms.embedders.calls import usage_events
 from transforms.embedders.loading import load_engine, load_fp32_engine
 from transforms.postgres import Store
-from transforms.quality import batch_vectors
 from transforms.reuse import StoredVectors, stored_vectors
 from transforms.session_fn import SessionFn
 
 MAX_BUFFER_DOCUMENTS = 2048
 """Documents without text have no tokens to count, so they are counted themselves."""
+
+Place = tuple[UUID, bytes]
+"""Document id and text hash, as in `StoredVectors`."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +92,18 @@ def embed_documents(
         The batch of documents whose every chunk has a vector; a dead letter for each of the others; and the
         calls made into the engine.
     """
+    batch, letters, log, _ = _embed(engine, documents, known, max_batch_tokens, in_fp32)
+    return batch, letters, log
+
+
+def _embed(
+    engine: Engine,
+    documents: Sequence[ChunkedDocument],
+    known: StoredVectors,
+    max_batch_tokens: int | None,
+    in_fp32: Callable[[], Engine] | None,
+) -> tuple[EmbeddedBatch, list[DeadLetter], tuple[EngineCall, ...], dict[Place, Vector]]:
+    """As `embed_documents`, with the vectors computed now, those of documents that failed among them."""
     owned = [(doc, chunk) for doc in documents for chunk in doc.chunks]
     keys = [(doc.document.record.document_id, chunk.text_hash) for doc, chunk in owned]
     new = [row for row, key in enumerate(keys) if key not in known]
@@ -100,17 +114,22 @@ def embed_documents(
         if key in known:
             vectors[row] = known[key]
     letters: dict[int, DeadLetter] = {}
-    for index, reason in result.failed.items():
+    for index, error in result.failed.items():
         doc, chunk = owned[new[index]]
-        letters.setdefault(id(doc), _engine_letter(doc, chunk, reason))
+        letters.setdefault(id(doc), _engine_letter(doc, chunk, error))
     good = [doc for doc in documents if id(doc) not in letters]
     keep = [row for row, (doc, _) in enumerate(owned) if id(doc) not in letters]
-    return pack_batch(engine.space, good, vectors[keep]), list(letters.values()), result.log
+    computed = {keys[row]: vectors[row] for index, row in enumerate(new) if index not in result.failed}
+    batch = pack_batch(engine.space, good, vectors[keep])
+    return batch, list(letters.values()), result.log, computed
 
 
-def _engine_letter(doc: ChunkedDocument, chunk: Chunk, reason: str) -> DeadLetter:
-    where = f"chunk {chunk.ordinal} of {len(chunk.model_input)} tokens: {reason}"
-    return DeadLetter(doc.document.record, "embed", EngineFailed.__name__, where, EngineFailed.retriable)
+def _engine_letter(doc: ChunkedDocument, chunk: Chunk, error: EngineFailed | Parked) -> DeadLetter:
+    record, kind = doc.document.record, type(error).__name__
+    if isinstance(error, Parked):
+        return DeadLetter(record, "embed", kind, str(error), True)
+    where = f"chunk {chunk.ordinal} of {len(chunk.model_input)} tokens: {error}"
+    return DeadLetter(record, "embed", kind, where, error.retriable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +165,8 @@ def embed_buffer(
 ) -> EmbeddedBuffer:
     """As `embed_documents`, with a cache before the engine; what the engine computed is put into it.
 
+    So are the vectors of documents that failed elsewhere: when these are tried again, nothing is paid for twice.
+
     Args:
         stored: vectors of the documents' own unchanged chunks.
         client: whose entries of the cache are looked at.
@@ -154,8 +175,8 @@ def embed_buffer(
     keys = _input_keys(documents, stored)
     hits = cache.get_many(scope, list(dict.fromkeys(keys.values())))
     known = stored | {place: hits[key] for place, key in keys.items() if key in hits}
-    batch, letters, calls = embed_documents(engine, documents, known, max_batch_tokens, in_fp32)
-    cache.put_many(scope, _computed(batch, {place: key for place, key in keys.items() if key not in hits}))
+    batch, letters, calls, computed = _embed(engine, documents, known, max_batch_tokens, in_fp32)
+    cache.put_many(scope, {keys[place]: vector for place, vector in computed.items()})
     return EmbeddedBuffer(
         batch,
         letters,
@@ -166,10 +187,6 @@ def embed_buffer(
         tokens_saved=_tokens_of(hits, documents, keys),
         engine_s=sum(call.seconds for call in calls) / engine.facts.streams,
     )
-
-
-Place = tuple[UUID, bytes]
-"""Document id and text hash, as in `StoredVectors`."""
 
 
 def _input_keys(documents: Sequence[ChunkedDocument], stored: StoredVectors) -> dict[Place, bytes]:
@@ -192,18 +209,6 @@ def _tokens_of(
         for chunk in doc.chunks
     }
     return sum(tokens[key] for key in hits)
-
-
-def _computed(batch: EmbeddedBatch, keys: Mapping[Place, bytes]) -> dict[bytes, Vector]:
-    """Vectors of the batch's chunks that stand in `keys`, by cache key."""
-    places = [
-        (doc.document.record.document_id, chunk.text_hash) for doc in batch.documents for chunk in doc.chunks
-    ]
-    return {
-        keys[place]: vector
-        for place, vector in zip(places, batch_vectors(batch.chunks), strict=True)
-        if place in keys
-    }
 
 
 def _utc_now() -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.errors import Parked
 from schemas.usage import Price
 from tests.transforms.fake_engine import NOW, POISON, FakeEngine, chunked, vector_of
 from transforms.caches.memory import MemoryCache
 from transforms.embed import embed_buffer, embed_documents
+from transforms.embedders.base import TokenIds, Vectors
 from transforms.embedders.calls import usage_events
 from transforms.quality import batch_vectors
 
@@ -149,9 +152,27 @@ def test_one_clients_vectors_never_serve_another() -> None:
 def test_what_the_engine_failed_on_is_not_kept() -> None:
     cache = fresh_cache()
     documents = [chunked("1", [[1], [POISON]]), chunked("2", [[3]])]
-    for hits in (0, 1):
+    for hits in (0, 2):
         done = embed_buffer(FakeEngine(), documents, {}, cache, "acme", 100)
         assert (done.cache_hits, len(done.letters), len(done.batch.documents)) == (hits, 1, 1)
+
+
+def test_a_document_parked_in_the_middle_is_a_letter_and_what_was_computed_of_it_is_kept() -> None:
+    class Parking(FakeEngine):
+        def run(self, batch: Sequence[TokenIds]) -> Vectors:
+            if any(POISON in ids for ids in batch):
+                raise Parked("no endpoint can be asked: a: HTTP 503", 30.0)
+            return super().run(batch)
+
+    cache = fresh_cache()
+    document = chunked("1", [[1, 2, 3], [POISON, 5]])
+    done = embed_buffer(Parking(), [document], {}, cache, "acme", max_batch_tokens=3)
+    assert not done.batch.documents
+    (letter,) = done.letters
+    assert (letter.stage, letter.error_type, letter.retriable) == ("embed", "Parked", True)
+    assert letter.reason == "no endpoint can be asked: a: HTTP 503"
+    again = embed_buffer(Parking(), [document], {}, cache, "acme", max_batch_tokens=3)
+    assert again.cache_hits == 1
 
 
 def test_a_stored_vector_is_preferred_and_not_counted_as_a_hit() -> None:

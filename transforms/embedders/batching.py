@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.documents import ModelInput
-from schemas.errors import EngineFailed
+from schemas.errors import EngineFailed, Parked
 from transforms.embedders.base import Engine, Vectors
 
 Indices = npt.NDArray[np.intp]
@@ -50,7 +50,7 @@ class EmbedResult:
     """
 
     vectors: Vectors
-    failed: dict[int, str]
+    failed: dict[int, EngineFailed | Parked]
     log: tuple[EngineCall, ...]
 
     @property
@@ -125,8 +125,8 @@ def embed_all(
     """Run every input through `engine`: equal inputs once, in planned batches, results in the order given.
 
     As many batches run at once as the engine has streams. A batch the engine fails on is halved until the bad input
-    is alone; that one fails, the others do not. A vector that is not finite is computed once more alone, then by
-    `in_fp32`, before it counts as failed.
+    is alone; that one fails, the others do not. A batch that is parked fails as a whole. A vector that is not finite
+    is computed once more alone, then by `in_fp32`, before it counts as failed.
 
     Args:
         max_batch_tokens: computed tokens of a batch; None takes the engine's own.
@@ -134,7 +134,7 @@ def embed_all(
     """
     unique, inverse = _distinct(inputs)
     vectors = np.zeros((len(unique), engine.space.dimensions), dtype=np.float32)
-    failed: dict[int, str] = {}
+    failed: dict[int, EngineFailed | Parked] = {}
     log: list[EngineCall] = []
     facts = engine.facts
     batches = plan_batches(
@@ -147,9 +147,9 @@ def embed_all(
     pending = deque((batch, 1) for batch in batches)
     for rows, attempt, answer, call in _answers(engine, unique, pending):
         log.append(call)
-        if isinstance(answer, EngineFailed):
-            if len(rows) == 1:
-                failed[int(rows[0])] = str(answer)
+        if isinstance(answer, EngineFailed | Parked):
+            if len(rows) == 1 or isinstance(answer, Parked):
+                failed |= dict.fromkeys(map(int, rows), answer)
             else:
                 middle = len(rows) // 2
                 pending.extendleft([(rows[middle:], attempt + 1), (rows[:middle], attempt + 1)])
@@ -163,7 +163,9 @@ def embed_all(
             better, more = _in_fp32(in_fp32, unique[row], attempt + 1)
             log += more
             if better is None:
-                failed[int(row)] = "the engine gave a vector with NaN or infinity, alone and in fp32 as well"
+                failed[int(row)] = EngineFailed(
+                    "the engine gave a vector with NaN or infinity, alone and in fp32 as well"
+                )
             else:
                 vectors[row] = better
     return EmbedResult(
@@ -173,7 +175,7 @@ def embed_all(
     )
 
 
-Answer = tuple[Indices, int, Vectors | EngineFailed, EngineCall]
+Answer = tuple[Indices, int, Vectors | EngineFailed | Parked, EngineCall]
 
 
 def _answers(
@@ -206,7 +208,7 @@ def _in_fp32(
     if in_fp32 is None:
         return None, []
     answer, call = _call(in_fp32(), [model_input], attempt)
-    good = not isinstance(answer, EngineFailed) and bool(np.isfinite(answer).all())
+    good = not isinstance(answer, EngineFailed | Parked) and bool(np.isfinite(answer).all())
     return answer[0] if good else None, [call]  # type: ignore[index]
 
 
@@ -223,18 +225,20 @@ def _distinct(inputs: Sequence[ModelInput]) -> tuple[list[ModelInput], Indices]:
     return unique, inverse
 
 
-def _call(engine: Engine, batch: list[ModelInput], attempt: int) -> tuple[Vectors | EngineFailed, EngineCall]:
+def _call(
+    engine: Engine, batch: list[ModelInput], attempt: int
+) -> tuple[Vectors | EngineFailed | Parked, EngineCall]:
     lengths = [len(one) for one in batch]
     expected = (len(batch), engine.space.dimensions)
     started = time.perf_counter()
-    answer: Vectors | EngineFailed
+    answer: Vectors | EngineFailed | Parked
     try:
         answer = engine.run(batch)
         if answer.shape != expected:
             answer = EngineFailed(f"the engine gave an array of shape {answer.shape}, expected {expected}")
-    except EngineFailed as failure:
+    except (EngineFailed, Parked) as failure:
         answer = failure
     seconds = time.perf_counter() - started
-    error = type(answer).__name__ if isinstance(answer, EngineFailed) else None
+    error = type(answer).__name__ if isinstance(answer, EngineFailed | Parked) else None
     computed = len(batch) * max(lengths) if engine.facts.pads else sum(lengths)
     return answer, EngineCall(len(batch), sum(lengths), computed, seconds, attempt, error)

@@ -86,7 +86,7 @@ class Requests:
             call = ProviderCall(
                 call_id=reservation.reservation_id,
                 integration=endpoint.name,
-                provider=info.provider,
+                provider=endpoint.integration.provider,
                 model=info.model,
                 operation=operation,
                 inputs=len(texts),
@@ -130,7 +130,7 @@ class Requests:
         """What a request of so many tokens may take."""
         info = endpoint.provider.info
         timeout_s = endpoint.integration.performance.timeout_s
-        return Estimate(self.client, info.provider, 1, tokens, _usd(info, tokens), timeout_s)
+        return Estimate(self.client, endpoint.integration.provider, 1, tokens, _usd(info, tokens), timeout_s)
 
 
 def _usd(info: ModelInfo, tokens: int) -> Decimal:

@@ -14,7 +14,7 @@ from itertools import count
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from schemas.errors import EngineFailed
-from transforms.providers.base import Purpose, Reply, RequestLimits
+from transforms.providers.base import ModelInfo, Purpose, Reply, RequestLimits
 from transforms.providers.metering import Operation
 from transforms.routing.chain import Chain
 from transforms.routing.endpoint import Endpoint
@@ -47,6 +47,11 @@ class Router:
         self._requests = requests
         self._session = session
         self._proofs = Proofs(space_id, chain, requests, session)
+
+    @property
+    def info(self) -> ModelInfo:
+        """Of the configured endpoint."""
+        return self._chain.endpoints()[0].provider.info
 
     @property
     def limits(self) -> RequestLimits:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import EngineFailed
+from schemas.errors import EngineFailed, Parked
 from schemas.spaces import EmbeddingSpace
 from schemas.usage import LOCAL
 from transforms.embedders.base import EngineFacts, TokenIds, Vectors
@@ -76,6 +76,22 @@ def test_without_padding_a_batch_is_as_full_as_its_budget_allows(lengths: list[i
 def test_batches_go_from_long_to_short(lengths: list[int], budget: int) -> None:
     flat = [lengths[index] for batch in plan_batches(lengths, budget) for index in batch]
     assert flat == sorted(lengths, reverse=True)
+
+
+def test_a_parked_batch_fails_as_a_whole_and_is_not_halved() -> None:
+    class Parking(Counting):
+        def run(self, batch: Sequence[TokenIds]) -> Vectors:
+            if any(9 in ids for ids in batch):
+                self.batches.append(list(batch))
+                raise Parked("no endpoint can be asked")
+            return super().run(batch)
+
+    engine = Parking()
+    result = embed_all(engine, arrays([[1], [9], [2], [1, 1, 1]]), 3)
+    assert set(result.failed) == {0, 1, 2}
+    assert all(isinstance(error, Parked) for error in result.failed.values())
+    assert tuple(result.vectors[3]) == vector_of([1, 1, 1])
+    assert (len(engine.batches), [call.error for call in result.log]) == (2, [None, "Parked"])
 
 
 def test_padding_is_the_share_of_computed_tokens_that_nobody_asked_for() -> None:
@@ -158,7 +174,7 @@ def test_an_answer_of_the_wrong_shape_is_a_failure_not_a_broadcast() -> None:
 
     result = embed_all(OneTooFew(), arrays([[1], [2]]), 100)
     assert set(result.failed) == {0, 1}
-    assert "shape" in result.failed[0]
+    assert "shape" in str(result.failed[0])
 
 
 def test_no_input_is_no_call() -> None:
