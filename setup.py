@@ -39,11 +39,14 @@ class BuildKernels(build_ext):
         target = ["-target", f"{platform.machine()}-linux-gnu.{GLIBC}", *ext.extra_compile_args]
         with tempfile.TemporaryDirectory(prefix="headrace-zig-") as cache:
             folders = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+            # Written beside and renamed: a process that has the old one loaded keeps it whole.
+            fresh = library.with_suffix(".new")
             subprocess.run(  # noqa: S603
-                [*compiler, *FLAGS, *target, *ext.sources, "-o", str(library)],
+                [*compiler, *FLAGS, *target, *ext.sources, "-o", str(fresh)],
                 check=True,
                 env={**os.environ, **folders},
             )
+            fresh.replace(library)
 
 
 def kernel(name: str, cpu: str, headers: tuple[str, ...] = ()) -> Extension:
@@ -59,7 +62,9 @@ def kernels(system: str, machine: str) -> list[Extension]:
         found.append(kernel("wordpiece", "baseline"))
     if system == "Linux" and machine == "x86_64":
         # No instruction that the engine does not ask the processor for before it loads the library.
-        found.append(kernel("encoder", "x86_64_v4+avx512vnni", ("arithmetic.h", "attention.h")))
+        found.append(
+            kernel("encoder", "x86_64_v4+avx512vnni", ("arithmetic.h", "attention.h", "attention_bytes.h"))
+        )
     return found
 
 

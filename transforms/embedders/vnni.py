@@ -58,7 +58,7 @@ class VnniEngine:
         self.facts = EngineFacts(
             provider="local",
             engine="vnni",
-            version="2",
+            version="3",
             arithmetic=f"int{bits}",
             threads=threads,
             streams=threads,

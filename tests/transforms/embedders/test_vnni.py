@@ -89,10 +89,28 @@ def test_sixteen_bits_agree_with_plain_numpy_for_every_family_length_and_head_si
 
 
 @kernels_run
-def test_eight_bits_stay_close(tmp_path: Path) -> None:
-    engine, config, weights = tiny_engine(tmp_path, 8)
-    batch = inputs(1, 6, 40, 150)
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_eight_bits_stay_close_at_every_length_and_head_size(tmp_path: Path, family: str, heads: int) -> None:
+    engine, config, weights = tiny_engine(tmp_path, 8, family, num_attention_heads=heads)
+    batch = inputs(1, 2, 6, 12, 13, 31, 32, 33, 63, 64, 65, 97, 150)
     assert cosine(engine.run(batch), by_numpy(config, weights, batch, "mean")).min() > 0.99
+
+
+@kernels_run
+@pytest.mark.parametrize("sharper", [1, 10, 40, 100, 400])
+def test_eight_bits_attend_to_the_right_tokens_however_far_apart_scores_are(
+    tmp_path: Path, sharper: float
+) -> None:
+    engine, config, weights = tiny_engine(tmp_path, 8, num_hidden_layers=1)
+    for name, tensor in weights.items():
+        if ".query." in name or ".key." in name:
+            weights[name] = tensor * np.float32(sharper)
+    save_file(weights, tmp_path / "model.safetensors")
+    encoder = read_encoder(tmp_path / "model.safetensors", tmp_path / "config.json")
+    engine = VnniEngine(encoder, engine.space, 8, threads=1)
+    batch = inputs(40, 150)
+    assert cosine(engine.run(batch), by_numpy(config, weights, batch, "mean")).min() > 0.97
 
 
 @kernels_run
@@ -184,10 +202,9 @@ def test_fewer_dimensions_are_the_first_ones_normalised_again(model_folder: Path
 
 def test_the_parabolas_follow_the_normal_distribution() -> None:
     c0, c1, c2 = gelu_pieces().astype(np.float64)
-    x = np.linspace(-4, 4, 10_001)[:-1]
-    piece, t = np.divmod((x + 4) * 4, 1)
-    number = piece.astype(int)
-    found = c0[number] + c1[number] * t + c2[number] * t * t
+    x = np.linspace(-3.87, 3.87, 10_001)
+    piece = np.rint(x * 4).astype(int) % 32
+    found = c0[piece] + c1[piece] * x + c2[piece] * x * x
     assert np.abs(found - [0.5 * (1 + erf(value / 2**0.5)) for value in x]).max() < 4e-5
 
 

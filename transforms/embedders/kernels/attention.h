@@ -1,4 +1,7 @@
-/* Attention of one head over one sequence: scores in the encoder's own width, what is attended in 16 bits. */
+/* Attention of one head over one sequence: scores in the encoder's own width, what is attended in 16 bits.
+ *
+ * Queries, keys and values come in panels of 64 columns, one panel after the other, so that a head reads few lines.
+ */
 #ifndef HEADRACE_ATTENTION_H
 #define HEADRACE_ATTENTION_H
 #include "arithmetic.h"
@@ -21,19 +24,18 @@ INLINE __mmask16 first(int columns) { return columns >= 16 ? 0xffff : columns > 
 /* ---- queries, keys and values as whole numbers ---- */
 
 /* The largest of queries, keys and values, by amount. */
-INLINE void largest(const float *q, size_t stride, int length, const int depth, float most[3]) {
+INLINE void largest(const float *q, size_t part, int length, const int depth, float most[3]) {
     __m512 found[3][4];
     UNROLL
-    for (int part = 0; part < 3; part++) UNROLL
-    for (int i = 0; i < depth / 16; i++) found[part][i] = _mm512_setzero_ps();
+    for (int p = 0; p < 3; p++) UNROLL
+    for (int i = 0; i < depth / 16; i++) found[p][i] = _mm512_setzero_ps();
     for (int t = 0; t < length; t++) UNROLL
-    for (int part = 0; part < 3; part++) UNROLL
+    for (int p = 0; p < 3; p++) UNROLL
     for (int i = 0; i < depth / 16; i++)
-        found[part][i] = _mm512_max_ps(found[part][i],
-                                       _mm512_abs_ps(_mm512_loadu_ps(q + t * stride + part * (stride / 3) + 16 * i)));
-    for (int part = 0; part < 3; part++) {
-        for (int i = 1; i < depth / 16; i++) found[part][0] = _mm512_max_ps(found[part][0], found[part][i]);
-        most[part] = _mm512_reduce_max_ps(found[part][0]);
+        found[p][i] = _mm512_max_ps(found[p][i], _mm512_abs_ps(_mm512_loadu_ps(q + p * part + t * PANEL + 16 * i)));
+    for (int p = 0; p < 3; p++) {
+        for (int i = 1; i < depth / 16; i++) found[p][0] = _mm512_max_ps(found[p][0], found[p][i]);
+        most[p] = _mm512_reduce_max_ps(found[p][0]);
     }
 }
 
@@ -47,14 +49,21 @@ INLINE void narrow(const int bits, const float *from, __m512 factor, const int z
         _mm256_storeu_si256((__m256i *)to, _mm512_cvtsepi32_epi16(q));
 }
 
+/* Queries as (length, depth) of one or two bytes. */
+INLINE void pack_queries(const int bits, const int depth, const float *q, int length, float scale, uint8_t *queries) {
+    for (int t = 0; t < length; t++)
+        for (int i = 0; i < depth; i += 16)
+            narrow(bits, q + t * PANEL + i, _mm512_set1_ps(scale), 128, queries + (t * depth + i) * bits / 8);
+}
+
 /* Keys as (depth bytes / 4, padded) of four bytes, and what each column of scores starts from. */
-INLINE void pack_keys(const int bits, const int depth, const float *k, size_t stride, int length, int padded,
-                      float scale, int32_t *keys, int32_t *start) {
+INLINE void pack_keys(const int bits, const int depth, const float *k, int length, int padded, float scale,
+                      int32_t *keys, int32_t *start) {
     const int groups = depth * bits / 32;
     for (int t = 0; t < length; t++) {
         int32_t row[32];
         for (int i = 0; i < depth; i += 16)
-            narrow(bits, k + t * stride + i, _mm512_set1_ps(scale), 0, (uint8_t *)row + i * bits / 8);
+            narrow(bits, k + t * PANEL + i, _mm512_set1_ps(scale), 0, (uint8_t *)row + i * bits / 8);
         UNROLL
         for (int g = 0; g < groups; g++) keys[(size_t)g * padded + t] = row[g];
     }
@@ -73,16 +82,15 @@ INLINE void pack_keys(const int bits, const int depth, const float *k, size_t st
 INLINE int packed_pair(int pair) { return (pair & ~15) + ((pair & 6) << 1) + ((pair & 8) >> 2) + (pair & 1); }
 
 /* Values as (padded / 2, depth) of pairs, each of two tokens. */
-INLINE void pack_values(const int depth, const float *v, size_t stride, int length, int padded, float scale,
-                        int16_t *values) {
+INLINE void pack_values(const int depth, const float *v, int length, int padded, float scale, int16_t *values) {
     const __m512i none = _mm512_setzero_si512();
     for (int t = 0; t < padded; t += 2)
         for (int i = 0; i < depth; i += 16) {
-            const float *at = v + t * stride + i;
+            const float *at = v + t * PANEL + i;
             const __m512 by = _mm512_set1_ps(scale);
             const __m512i even = t < length ? _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(at), by)) : none;
             const __m512i odd =
-                t + 1 < length ? _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(at + stride), by)) : none;
+                t + 1 < length ? _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(at + PANEL), by)) : none;
             _mm512_storeu_si512(values + (size_t)packed_pair(t / 2) * 2 * depth + 2 * i,
                                 _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16)));
         }
@@ -139,7 +147,17 @@ INLINE __m512i weigh(const int32_t *row, int length, float scale, float highest,
 
 /* ---- the whole ---- */
 
-INLINE void head_attention(const int bits, const int depth, const float *q, size_t stride, int length,
+INLINE void store_attended(int rows, __m512i sums[QUERIES][2], const float *scale, float *out, size_t out_stride) {
+    UNROLL
+    for (int r = 0; r < QUERIES; r++)
+        if (r < rows) UNROLL
+    for (int i = 0; i < 2; i++)
+        _mm512_storeu_ps(out + r * out_stride + 16 * i,
+                         _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][i]), _mm512_set1_ps(scale[r])));
+}
+
+/* Keys are `part` floats behind queries, values behind keys. */
+INLINE void head_attention(const int bits, const int depth, const float *q, size_t part, int length,
                            const float *bias, size_t bias_stride, float *out, size_t out_stride, uint8_t *space) {
     const int padded = (length + 31) & ~31, row_bytes = depth * bits / 8;
     uint8_t *queries = space;                                                      /* (length, row_bytes) */
@@ -150,13 +168,10 @@ INLINE void head_attention(const int bits, const int depth, const float *q, size
     int16_t *shares = (int16_t *)(scores + (size_t)QUERIES * padded);              /* (QUERIES, padded) */
     const float limit = SCORE_LIMIT(bits, depth);
     float most[3];
-    largest(q, stride, length, depth, most);
-    for (int t = 0; t < length; t++)
-        for (int i = 0; i < depth; i += 16)
-            narrow(bits, q + t * stride + i, _mm512_set1_ps(factor(limit, most[0])), 128,
-                   queries + (size_t)t * row_bytes + i * bits / 8);
-    pack_keys(bits, depth, q + stride / 3, stride, length, padded, factor(limit, most[1]), keys, start);
-    pack_values(depth, q + 2 * (stride / 3), stride, length, padded, factor(VALUE_LIMIT, most[2]), values);
+    largest(q, part, length, depth, most);
+    pack_queries(bits, depth, q, length, factor(limit, most[0]), queries);
+    pack_keys(bits, depth, q + part, length, padded, factor(limit, most[1]), keys, start);
+    pack_values(depth, q + 2 * part, length, padded, factor(VALUE_LIMIT, most[2]), values);
     const float scale = LOG2E * most[0] * most[1] / (limit * limit) / __builtin_sqrtf((float)depth);
     const int fraction = share_bits(length);
     for (int t = 0; t < length; t += QUERIES) {
@@ -186,13 +201,7 @@ INLINE void head_attention(const int bits, const int depth, const float *q, size
             __m512i sums[QUERIES][2];
             tile(16, QUERIES, 2, (const uint8_t *)shares, 2 * (size_t)padded, (const uint8_t *)(values + 2 * half),
                  4 * (size_t)depth, padded / 2, NULL, sums);
-            UNROLL
-            for (int r = 0; r < QUERIES; r++)
-                if (r < rows)
-                    for (int i = 0; i < 2; i++)
-                        _mm512_storeu_ps(
-                            out + (size_t)(t + r) * out_stride + half + 16 * i,
-                            _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][i]), _mm512_set1_ps(share_scale[r])));
+            store_attended(rows, sums, share_scale, out + (size_t)t * out_stride + half, out_stride);
         }
     }
 }

@@ -12,6 +12,7 @@
  */
 #include "arithmetic.h"
 #include "attention.h"
+#include "attention_bytes.h"
 
 typedef struct {
     const uint8_t *weight; /* panels of 64 outputs, each (inputs / step, 64, step), step = 4 bytes of inputs */
@@ -41,7 +42,7 @@ typedef struct {
 
 typedef struct {
     float *x;           /* (tokens, hidden), what flows from layer to layer */
-    float *wide;        /* (tokens, 3 hidden) query, key, value */
+    float *wide;        /* (3 hidden / 64, tokens, 64) query, key, value */
     float *attended;    /* (tokens, hidden) */
     uint16_t *half;     /* (tokens, intermediate) as float16 */
     uint8_t *rows;      /* (tokens, intermediate) quantised */
@@ -50,7 +51,7 @@ typedef struct {
     uint8_t *attention; /* of one head of one sequence */
 } Buffers;
 
-enum { STORE, ADD, GELU }; /* what becomes of a product */
+enum { PANELS, ADD, GELU }; /* what becomes of a product: panels of 64 columns, added to rows, rows of halves */
 
 INLINE void linear_tile(const int bits, const int rows, const int then, const uint8_t *a, size_t a_stride,
                         const float *a_scale, const float *a_offset, const Linear *linear, int column,
@@ -67,10 +68,10 @@ INLINE void linear_tile(const int bits, const int rows, const int then, const ui
             __m512 y = bits == 8 ? _mm512_fnmadd_ps(_mm512_set1_ps(a_offset[r]), sum_scale, bias) : bias;
             y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), _mm512_mul_ps(scale, _mm512_set1_ps(a_scale[r])), y);
             if (then == GELU) {
-                uint16_t *to = (uint16_t *)out + r * out_stride + at;
+                uint16_t *to = (uint16_t *)out + r * out_stride + 16 * v;
                 _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph(gelu(y, gelu_table), _MM_FROUND_TO_NEAREST_INT));
             } else {
-                float *to = (float *)out + r * out_stride + at;
+                float *to = (float *)out + r * out_stride + 16 * v;
                 if (then == ADD) y = _mm512_add_ps(y, _mm512_loadu_ps(to));
                 _mm512_storeu_ps(to, y);
             }
@@ -83,6 +84,7 @@ INLINE void product(const int bits, const int then, const Encoder *e, const Line
     const size_t row_bytes = (size_t)inputs * (bits / 8);
     const int steps = (int)(row_bytes / 4);
     const size_t tiles = (size_t)(tokens + ROWS - 1) / ROWS;
+    const size_t stride = then == PANELS ? PANEL : (size_t)outputs;
     __m512 table[6];
     for (int i = 0; i < 6; i++) table[i] = _mm512_loadu_ps(e->gelu + 16 * i);
     for (int column = 0; column < outputs; column += PANEL) {
@@ -95,11 +97,12 @@ INLINE void product(const int bits, const int then, const Encoder *e, const Line
             const uint8_t *a = buffers->rows + t * row_bytes;
             const float *scale = buffers->scale + t;
             const float *offset = buffers->offset + t;
-            void *to = then == GELU ? (void *)((uint16_t *)out + (size_t)t * outputs)
-                                    : (void *)((float *)out + (size_t)t * outputs);
+            const size_t at =
+                then == PANELS ? (size_t)column * tokens + (size_t)t * PANEL : (size_t)t * outputs + column;
+            void *to = then == GELU ? (void *)((uint16_t *)out + at) : (void *)((float *)out + at);
 #define TILE(n)                                                                                                      \
     case n:                                                                                                          \
-        linear_tile(bits, n, then, a, row_bytes, scale, offset, linear, column, panel, steps, to, outputs, table);   \
+        linear_tile(bits, n, then, a, row_bytes, scale, offset, linear, column, panel, steps, to, stride, table);    \
         break;
             switch (tokens - t < ROWS ? tokens - t : ROWS) {
                 TILE(1);
@@ -120,8 +123,8 @@ INLINE void product(const int bits, const int then, const Encoder *e, const Line
                                                int tokens, int inputs, int outputs, void *out) {                     \
         product(bits, then, e, linear, buffers, tokens, inputs, outputs, out);                                       \
     }
-PRODUCT(store_8, 8, STORE)
-PRODUCT(store_16, 16, STORE)
+PRODUCT(store_8, 8, PANELS)
+PRODUCT(store_16, 16, PANELS)
 PRODUCT(add_8, 8, ADD)
 PRODUCT(add_16, 16, ADD)
 PRODUCT(gelu_8, 8, GELU)
@@ -132,51 +135,58 @@ PRODUCT(gelu_16, 16, GELU)
 INLINE void normalise(float *row, int columns, const LayerNorm *norm, float epsilon) {
     __m512 sum[LANES], squares[LANES];
     EACH_LANE sum[lane] = squares[lane] = _mm512_setzero_ps();
-    for (int i = 0; i < columns; i += 16 * LANES)
-        EACH_LANE sum[lane] = _mm512_add_ps(sum[lane], _mm512_loadu_ps(row + i + 16 * lane));
-    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(total(sum)) / (float)columns);
     for (int i = 0; i < columns; i += 16 * LANES) EACH_LANE {
-            const __m512 d = _mm512_sub_ps(_mm512_loadu_ps(row + i + 16 * lane), mean);
-            squares[lane] = _mm512_fmadd_ps(d, d, squares[lane]);
+            const __m512 x = _mm512_loadu_ps(row + i + 16 * lane);
+            sum[lane] = _mm512_add_ps(sum[lane], x);
+            squares[lane] = _mm512_fmadd_ps(x, x, squares[lane]);
         }
-    const float variance = _mm512_reduce_add_ps(total(squares)) / (float)columns;
-    const __m512 factor = _mm512_set1_ps(1.0f / __builtin_sqrtf(variance + epsilon));
+    const float mean = _mm512_reduce_add_ps(total(sum)) / (float)columns;
+    const float variance = _mm512_reduce_add_ps(total(squares)) / (float)columns - mean * mean;
+    const float inverse = 1.0f / __builtin_sqrtf((variance > 0.0f ? variance : 0.0f) + epsilon);
+    const __m512 factor = _mm512_set1_ps(inverse), shift = _mm512_set1_ps(-mean * inverse);
     for (int i = 0; i < columns; i += 16) {
-        const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + i), mean), factor);
+        const __m512 d = _mm512_fmadd_ps(_mm512_loadu_ps(row + i), factor, shift);
         _mm512_storeu_ps(row + i,
                          _mm512_fmadd_ps(d, _mm512_loadu_ps(norm->scale + i), _mm512_loadu_ps(norm->shift + i)));
     }
 }
 
-INLINE void attention(const int bits, const Encoder *e, const Buffers *b, const int32_t *lengths, int sequences) {
+INLINE void head(const int bits, const int depth, const float *q, size_t part, int length, const float *bias,
+                 size_t bias_stride, float *out, size_t out_stride, uint8_t *space) {
+    if (bits == 8 && !bias && head_attention_in_bytes(depth, q, part, length, out, out_stride, space)) return;
+    head_attention(bits, depth, q, part, length, bias, bias_stride, out, out_stride, space);
+}
+
+INLINE void attention(const int bits, const Encoder *e, const Buffers *b, const int32_t *lengths, int sequences,
+                      int tokens) {
     const int depth = e->hidden / e->heads;
-    const size_t stride = 3 * (size_t)e->hidden;
+    const size_t part = (size_t)e->hidden * tokens;
     const float *qkv = b->wide;
     float *out = b->attended;
     for (int s = 0; s < sequences; s++) {
         for (int h = 0; h < e->heads; h++) {
             const float *bias =
                 e->relative_bias ? e->relative_bias + (size_t)h * e->max_positions * e->max_positions : NULL;
+            const int column = depth * h;
+            const float *q = qkv + (size_t)(column / PANEL * PANEL) * tokens + column % PANEL;
             if (depth == 32)
-                head_attention(bits, 32, qkv + 32 * h, stride, lengths[s], bias, e->max_positions, out + 32 * h,
-                               e->hidden, b->attention);
+                head(bits, 32, q, part, lengths[s], bias, e->max_positions, out + column, e->hidden, b->attention);
             else
-                head_attention(bits, 64, qkv + 64 * h, stride, lengths[s], bias, e->max_positions, out + 64 * h,
-                               e->hidden, b->attention);
+                head(bits, 64, q, part, lengths[s], bias, e->max_positions, out + column, e->hidden, b->attention);
         }
-        qkv += stride * lengths[s];
+        qkv += (size_t)PANEL * lengths[s];
         out += (size_t)e->hidden * lengths[s];
     }
 }
 
 static __attribute__((noinline)) void attention_8(const Encoder *e, const Buffers *b, const int32_t *lengths,
-                                                  int sequences) {
-    attention(8, e, b, lengths, sequences);
+                                                  int sequences, int tokens) {
+    attention(8, e, b, lengths, sequences, tokens);
 }
 
 static __attribute__((noinline)) void attention_16(const Encoder *e, const Buffers *b, const int32_t *lengths,
-                                                   int sequences) {
-    attention(16, e, b, lengths, sequences);
+                                                   int sequences, int tokens) {
+    attention(16, e, b, lengths, sequences, tokens);
 }
 
 /* ---- the whole encoder ---- */
@@ -200,7 +210,7 @@ INLINE void run(const int bits, const Encoder *e, const Buffers *b, const int32_
             quantise(bits, 0, b->x + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t,
                      b->offset + t);
         (bits == 8 ? store_8 : store_16)(e, &layer->qkv, b, tokens, hidden, 3 * hidden, b->wide);
-        (bits == 8 ? attention_8 : attention_16)(e, b, lengths, sequences);
+        (bits == 8 ? attention_8 : attention_16)(e, b, lengths, sequences, tokens);
         for (int t = 0; t < tokens; t++)
             quantise(bits, 0, b->attended + (size_t)t * hidden, hidden, b->rows + t * row_bytes, b->scale + t,
                      b->offset + t);
