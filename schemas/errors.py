@@ -6,7 +6,7 @@ PipelineError
       ProviderUnavailable(may_be_billed)   ProviderTimeout   BadAnswer(tokens_reported)   Parked(retry_after_s)
       LimitReached(retry_after_s, kind)
   * RecordError      this record becomes a dead letter, the run goes on
-      InvalidPayload   EmptyText   BadVector   EngineFailed (InputRefused)
+      InvalidPayload   EmptyText   BadVector   EngineFailed (InputRefused)   Flagged   NotModerated
   * SetupError       stop: a person must change something
       BadConfig   MissingFile   TornExport   NotARepository   NoRoom   NotEnoughMemory   PlanExceeded
       AccessRefused (OutOfSight, NotAllowed)   OutOfCredit   BudgetUsedUp   LimitTooSmall
@@ -181,6 +181,16 @@ class InputRefused(EngineFailed):
     """A provider does not take a text, whoever asks it how often. One text of a request is enough for it."""
 
     retriable = False
+
+
+class Flagged(RecordError):
+    """Moderation found something in a record that is not to be stored."""
+
+
+class NotModerated(RecordError):
+    """Nobody could judge a record, and the configuration lets none pass unjudged."""
+
+    retriable = True
 
 
 class SetupError(PipelineError):

@@ -241,8 +241,37 @@ def _vertex(asked: Asked) -> tuple[int, Any]:
     }
 
 
+FLAG = "FLAG-THIS"
+"""A text with it is flagged by moderation."""
+
+
+def _moderation(asked: Asked) -> tuple[int, Any]:
+    """https://platform.openai.com/docs/api-reference/moderations/object"""
+    if asked.bearer != KEY:
+        return 401, {"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}}
+    if (asked.method, asked.path) != ("POST", "/v1/moderations"):
+        return 404, {"error": {"message": "Not found."}}
+    if any(TOO_LONG in text for text in asked.body["input"]):
+        return 400, {"error": {"message": "Too long.", "type": "invalid_request_error", "code": None}}
+    results = [
+        {
+            "flagged": FLAG in text,
+            "categories": {"harassment": FLAG in text, "violence/graphic": FLAG in text, "sexual": False},
+            "category_scores": {"harassment": 0.9, "violence/graphic": 0.8, "sexual": 0.1},
+            "category_applied_input_types": {
+                "harassment": ["text"],
+                "violence/graphic": ["text"],
+                "sexual": [],
+            },
+        }
+        for text in asked.body["input"]
+    ]
+    return 200, {"id": "modr-1", "model": asked.body["model"], "results": results}
+
+
 fake_voyage = application(_voyage)
 fake_mistral = application(_mistral)
 fake_cohere = application(_cohere)
 fake_gemini = application(_gemini)
 fake_vertex = application(_vertex)
+fake_moderation = application(_moderation)

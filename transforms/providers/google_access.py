@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from schemas.errors import AccessRefused, PipelineError, ProviderUnavailable, SetupError
+from schemas.errors import AccessRefused, MissingTool, PipelineError, ProviderUnavailable
 from schemas.integrations import Integration
 from transforms.providers.exchange import key_of
 
@@ -35,7 +35,7 @@ class GoogleAccess:
         Raises:
             AccessRefused: Google does not know the account, or the JSON is none of its credentials.
             ProviderUnavailable: nobody gives out tokens for now.
-            SetupError: google-auth is not installed.
+            MissingTool: google-auth is not installed.
         """
         key = key_of(self._integration) if self._integration.api_key is not None else None
         if key is None or key.startswith("{"):
@@ -55,7 +55,7 @@ class GoogleAccess:
             import google.auth
             from google.auth import exceptions
         except ModuleNotFoundError as error:
-            raise SetupError(f"{error.name} is not installed: run pip install 'headrace[vertex]'") from None
+            raise MissingTool(f"{error.name} is not installed: run pip install 'headrace[vertex]'") from None
         try:
             if written is None:
                 return google.auth.default(scopes=SCOPES)[0]
