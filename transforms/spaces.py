@@ -61,6 +61,7 @@ def register_space(
             [space.space_id, Jsonb(dataclasses.asdict(space)), space.dimensions, vector_type],
         )
         _create_chunk_table(connection, space, vector_type)
+        connection.execute("INSERT INTO clients (client) VALUES (%s) ON CONFLICT DO NOTHING", [client])
         connection.execute(
             "INSERT INTO index_aliases (client, alias, space_id) VALUES (%s, %s, %s)"
             " ON CONFLICT (client, alias) DO NOTHING",
