@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 
 import psycopg
 import redis
@@ -16,6 +17,7 @@ from schemas.usage import UsageEvent
 from transforms.allowance.base import Estimate, Reservation
 from transforms.allowance.book import GRACE_S, Book, month_nano, usd_of
 from transforms.allowance.opening import open_books
+from transforms.allowance.postgres import Books
 from transforms.allowance.rules import set_rule
 from transforms.allowance.shared import SharedAllowance
 from transforms.postgres import Session, Store
@@ -42,7 +44,7 @@ class Clock:
         self.now += time
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
     """One place where books are kept, with its database."""
 
@@ -62,6 +64,7 @@ class World:
     def close(self) -> None:
         for allowance in self.opened:
             allowance.close()
+        self.reader.close()
 
     def settings(self) -> AllowanceSettings:
         return (
@@ -70,14 +73,13 @@ class World:
             else AllowanceSettings()
         )
 
+    @cached_property
+    def reader(self) -> Books:
+        return open_books(self.settings(), Session(self.store))
+
     def book(self, client: str) -> Book:
         """As it is kept."""
-        session = Session(self.store)
-        books = open_books(self.settings(), session)
-        try:
-            return books.change(client, self.clock(), self.clock(), lambda book: (book, book))
-        finally:
-            books.close()
+        return self.reader.change(client, self.clock(), self.clock(), lambda book: (book, book))
 
     def spent(self, client: str) -> Decimal:
         """Dollars counted in the month."""
