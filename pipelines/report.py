@@ -11,10 +11,11 @@ from typing import Any
 import psycopg
 
 from schemas.config import Config
-from transforms.dead_letters import count_open, list_dead_letters
+from transforms.dead_letters import count_open, count_parked, list_dead_letters
 from transforms.postgres import open_store
 from transforms.quality_reports import run_reports
 from transforms.redaction_counts import count_redactions
+from transforms.routing.health import endpoint_health
 from transforms.runs import SourceTotals, counts_of_run, last_run, totals
 from transforms.sinks.parquet import export_parquet
 from transforms.source_states import SourceState, load_states
@@ -70,6 +71,18 @@ def _not_configured(connection: psycopg.Connection, config: Config, client: str)
     ]
 
 
+def _remote_rows(connection: psycopg.Connection, client: str) -> dict[str, list[Row]]:
+    """How endpoints do, and what waits for them; nothing where all is embedded here."""
+    parts = {
+        "endpoints": [dataclasses.asdict(row) for row in endpoint_health(connection)],
+        "parked": [
+            {"documents": number, "because": reason}
+            for reason, number in count_parked(connection, client).items()
+        ],
+    }
+    return {name: rows for name, rows in parts.items() if rows}
+
+
 def read_status(config: Config, client: str) -> dict[str, Any]:
     """What is stored of a client, how fresh it is, and how its last run ended.
 
@@ -94,6 +107,7 @@ def read_status(config: Config, client: str) -> dict[str, Any]:
             if run
             else [],
             "open_dead_letters": count_open(connection, client),
+            **_remote_rows(connection, client),
             "privacy": config.privacy.policy_of(client),
             "redactions": count_redactions(connection, client),
         }

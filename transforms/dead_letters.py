@@ -148,6 +148,33 @@ def count_open(connection: psycopg.Connection, client: str) -> int:
     return int(row[0]) if row else 0
 
 
+MAX_PARKED_REASONS = 5
+
+
+def parked_ids(connection: psycopg.Connection, client: str, source: str) -> list[UUID]:
+    """Open letters of a source's documents that no endpoint could embed, those that wait longest first."""
+    rows = connection.execute(
+        "SELECT dead_letter_id FROM dead_letters WHERE client = %s AND source = %s AND error_type = 'Parked'"
+        " AND resolved_at IS NULL ORDER BY last_seen_at",
+        [client, source],
+    )
+    return [key for (key,) in rows]
+
+
+def count_parked(connection: psycopg.Connection, client: str) -> dict[str, int]:
+    """Why documents of a client are parked -> how many, most first; rare reasons are counted together."""
+    counts: dict[str, int] = dict(
+        connection.execute(
+            "SELECT reason, count(*) FROM dead_letters WHERE client = %s AND error_type = 'Parked'"
+            " AND resolved_at IS NULL GROUP BY reason ORDER BY count(*) DESC, reason",
+            [client],
+        ).fetchall()
+    )
+    named = dict(list(counts.items())[:MAX_PARKED_REASONS])
+    others = sum(counts.values()) - sum(named.values())
+    return {**named, "other reasons": others} if others else named
+
+
 def list_dead_letters(
     connection: psycopg.Connection, client: str, *, resolved: bool = False, limit: int = 100
 ) -> list[StoredLetter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -25,9 +26,13 @@ from schemas.documents import (
 from schemas.errors import UnknownName
 from schemas.spaces import EmbeddingSpace, chunk_schema
 from transforms.dead_letters import (
+    MAX_PARKED_REASONS,
+    count_parked,
     dead_letter_id,
     list_dead_letters,
     load_for_retry,
+    parked_ids,
+    resolve_dead_letters,
     write_dead_letters,
 )
 from transforms.postgres import Store
@@ -165,3 +170,34 @@ def test_the_step_counts_every_letter(database: Store, connection: psycopg.Conne
     counters = result.metrics().query(MetricsFilter().with_name("dead_lettered"))["counters"]
     assert [counter.committed for counter in counters] == [250]
     assert connection.execute("SELECT count(*) FROM dead_letters").fetchone() == (250,)
+
+
+def parked(native_id: str, reason: str, client: str = "acme") -> DeadLetter:
+    return replace(letter(native_id, stage="embed", reason=reason, client=client), error_type="Parked")
+
+
+def test_parked_letters_are_told_from_others_and_counted_by_reason(connection: psycopg.Connection) -> None:
+    write_dead_letters(
+        connection,
+        [
+            *(parked(str(number), "a: HTTP 503") for number in range(3)),
+            parked("3", "acme has used up its budget"),
+            parked("4", "a: HTTP 503", client="globex"),
+            letter("5", stage="embed"),
+        ],
+    )
+    assert count_parked(connection, "acme") == {"a: HTTP 503": 3, "acme has used up its budget": 1}
+    ids = parked_ids(connection, "acme", "jira")
+    assert len(ids) == 4
+    assert {record.native_id for record in load_for_retry(connection, "acme", ids)} == {"0", "1", "2", "3"}
+    assert parked_ids(connection, "acme", "another source") == []
+    stored = parked("3", "").record
+    resolve_dead_letters(connection, [(stored.document_id, stored.version)])
+    assert count_parked(connection, "acme") == {"a: HTTP 503": 3}
+
+
+def test_rare_reasons_of_parked_letters_are_counted_together(connection: psycopg.Connection) -> None:
+    write_dead_letters(connection, [parked(str(number), f"reason {number}") for number in range(9)])
+    counts = count_parked(connection, "acme")
+    assert len(counts) == MAX_PARKED_REASONS + 1
+    assert counts["other reasons"] == 9 - MAX_PARKED_REASONS
