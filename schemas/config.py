@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from schemas.allowances import AllowanceSettings, Budget, RateLimit
 from schemas.engines import Dataflow, Flink, Prism
 from schemas.errors import BadConfig, MissingFile
+from schemas.integrations import Integration, IntegrationName, Limits, Performance
+from schemas.moderation import Moderation
 from schemas.sections import ClientName, SecretReference, Section
 from schemas.sources import SOURCE_TYPES, ExportSource, GitSource, Source
 from schemas.spaces import Precision
@@ -18,8 +20,6 @@ from schemas.spaces import Precision
 AnySection = TypeVar("AnySection", bound=Section)
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-LOCAL_ENGINES = frozenset({None, "onnx", "vnni", "torch"})
-"""All others are somebody else's: what they are given has left."""
 
 
 class Postgres(Section):
@@ -41,7 +41,9 @@ class Model(Section):
 
     Args:
         name: of a model in the registry (`headrace models` lists them), or of any other in sentence-transformers'
-            layout, in `folder` or on the Hugging Face hub.
+            layout, in `folder` or on the Hugging Face hub. With `integration`, the weights that it must serve.
+        integration: name of the endpoint that embeds; None embeds here. Name, dimensions and max_tokens must then
+            be given: they are the space, whichever endpoint serves it.
         folder: a local copy, checked against the pinned digests where there are any; None looks in the usual places.
         precision: `exact` stays within a thousandth of fp32; `fast` may differ as long as retrieval does not.
         engine: None takes the fastest for this precision on this machine.
@@ -57,6 +59,7 @@ class Model(Section):
     """
 
     name: str = DEFAULT_MODEL
+    integration: IntegrationName | None = None
     folder: Path | None = None
     precision: Precision = "exact"
     engine: Literal["onnx", "vnni", "torch"] | None = None
@@ -70,8 +73,22 @@ class Model(Section):
 
     @property
     def is_local(self) -> bool:
-        """Whether texts stay on machines of ours."""
-        return self.engine in LOCAL_ENGINES
+        """Whether texts stay in this program. An endpoint on this very machine may pass them on: it is not local."""
+        return self.integration is None
+
+    @model_validator(mode="after")
+    def _a_remote_space_is_all_said(self) -> Model:
+        if self.integration is None:
+            return self
+        missing = [key for key in ("name", "dimensions", "max_tokens") if key not in self.model_fields_set]
+        if missing:
+            raise ValueError(f"with an integration the space must be said in full: give {', '.join(missing)}")
+        local = [key for key in ("folder", "engine", "threads") if getattr(self, key) is not None]
+        if local or self.precision != "exact":
+            raise ValueError(
+                f"{', '.join(local) or 'precision'} is of engines that run here: remove it, or the integration"
+            )
+        return self
 
 
 class Chunking(Section):
@@ -136,10 +153,11 @@ class Privacy(Section):
         """What holds for a client."""
         return self.clients.get(client, self.redact)
 
-    def redacts(self, client: str, model: Model) -> bool:
-        """Whether a client's documents, and queries over them, are redacted before this model sees them."""
+    def redacts(self, client: str, model: Model, moderation: Moderation | None = None) -> bool:
+        """Whether a client's documents, and queries over them, are redacted before anybody sees them."""
         policy = self.policy_of(client)
-        return policy == "always" or (policy == "external_only" and not model.is_local)
+        leaves = not model.is_local or moderation is not None
+        return policy == "always" or (policy == "external_only" and leaves)
 
 
 class Faiss(Section):
@@ -221,6 +239,8 @@ class Config(Section):
     prism: Prism = Prism()
     flink: Flink | None = None
     dataflow: Dataflow | None = None
+    integrations: tuple[Integration, ...] = ()
+    moderation: Moderation | None = None
     sources: tuple[Source, ...] = ()
 
     def sources_of(self, client: str) -> tuple[Source, ...]:
@@ -233,6 +253,19 @@ class Config(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names must differ, {', '.join(twice)} stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _the_integration_serves_the_space(self) -> Config:
+        names = [integration.name for integration in self.integrations]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"integration names must differ, {', '.join(twice)} stands twice")
+        for integration in self.integrations:
+            if integration.name == self.model.integration:
+                reason = integration.differs_from(self.model.name, self.model.dimensions)
+                if reason is not None:
+                    raise ValueError(f"model.integration: {reason}")
         return self
 
 
@@ -254,6 +287,7 @@ def _allowed(location: tuple[int | str, ...]) -> str:
         "faiss": Faiss, "slices": Slices,
         "reconcile": Reconcile, "backfill": Backfill, "webhooks": Webhooks, "prism": Prism, "flink": Flink,
         "dataflow": Dataflow, "allowance": AllowanceSettings, "rates": RateLimit, "budgets": Budget,
+        "integrations": Integration, "limits": Limits, "performance": Performance, "moderation": Moderation,
         **SOURCE_TYPES,
     }  # fmt: skip
     for part in location[:-1]:

@@ -27,9 +27,9 @@ class EmbeddingSpace:
 
     Args:
         model: public name, such as `sentence-transformers/all-MiniLM-L6-v2`.
-        weights_sha256: hex digest of the weights file.
+        weights_sha256: hex digest of the weights file; for a remote model of its name, which is all that is known.
         precision: class of the vectors.
-        pooling: `mean`, `cls`, or another name of sentence-transformers that only the torch engine knows.
+        pooling: `mean`, `cls`, another name of sentence-transformers that only the torch engine knows, or `remote`.
         normalize: vectors have length 1.
         dimensions: of a vector.
         max_tokens: of one input, special tokens included.

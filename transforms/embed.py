@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import apache_beam as beam
@@ -28,6 +28,7 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from schemas.allowances import AllowanceSettings
 from schemas.config import Cache, Model
 from schemas.documents import Chunk, ChunkedDocument, DeadLetter, EmbeddedBatch
 from schemas.errors import EngineFailed, Parked
@@ -40,9 +41,16 @@ from transforms.embedders.base import Engine, Vectors
 from transforms.embedders.batching import EngineCall, embed_all
 from transforms.embedders.calls import usage_events
 from transforms.embedders.loading import load_engine, load_fp32_engine
+from transforms.embedders.models import space_of
 from transforms.postgres import Store
+from transforms.providers.metering import Account
 from transforms.reuse import StoredVectors, stored_vectors
 from transforms.session_fn import SessionFn
+
+if TYPE_CHECKING:
+    from transforms.providers.engine import RemoteEngine
+
+NO_LIMITS = AllowanceSettings()
 
 MAX_BUFFER_DOCUMENTS = 2048
 """Documents without text have no tokens to count, so they are counted themselves."""
@@ -226,6 +234,7 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
         run_id: for the ledger.
         source: name of the configured source, for the ledger.
         clock: gives the time of a usage event, UTC.
+        allowance: what clients may use where the model is a remote one.
     """
 
     def __init__(
@@ -237,9 +246,10 @@ class EmbedChunks(beam.PTransform):  # type: ignore[misc]
         run_id: UUID | None,
         clock: Callable[[], datetime] = _utc_now,
         source: str = "",
+        allowance: AllowanceSettings = NO_LIMITS,
     ) -> None:
         super().__init__()
-        self._fn = _EmbedFn(model, store, cache, client, run_id, clock, source)
+        self._fn = _EmbedFn(model, store, cache, client, run_id, clock, source, allowance)
 
     def expand(self, documents: beam.PCollection[ChunkedDocument]) -> Any:
         return documents | "Embed" >> beam.ParDo(self._fn).with_outputs(
@@ -274,6 +284,7 @@ class _EmbedFn(SessionFn):
         run_id: UUID | None,
         clock: Callable[[], datetime],
         source: str,
+        allowance: AllowanceSettings = NO_LIMITS,
     ) -> None:
         super().__init__(store)
         self._model = model
@@ -282,10 +293,16 @@ class _EmbedFn(SessionFn):
         self._run_id = run_id
         self._clock = clock
         self._source = source
+        self._allowance = allowance
 
     def setup(self) -> None:
         super().setup()
-        self._engine = load_engine(self._model)
+        self._remote = self._open_remote()
+        self._engine: Engine = self._remote or load_engine(self._model)
+        self._max_buffer_tokens = self._model.max_buffer_tokens
+        if self._remote is not None:  # a request for each of its streams
+            facts = self._remote.facts
+            self._max_buffer_tokens = max(self._max_buffer_tokens, facts.streams * facts.max_batch_tokens)
         self._cache = open_cache(self._cache_settings, self._store, self._clock)
         self._ahead: Ahead[EmbeddedBuffer] = Ahead("embed")
 
@@ -300,7 +317,7 @@ class _EmbedFn(SessionFn):
     def process(self, document: ChunkedDocument) -> Iterator[Any]:
         self._buffer.append(document)
         self._buffered_tokens += document.tokens_embedded
-        full = self._buffered_tokens >= self._model.max_buffer_tokens
+        full = self._buffered_tokens >= self._max_buffer_tokens
         if full or len(self._buffer) >= MAX_BUFFER_DOCUMENTS:
             yield from self._hand_over()
 
@@ -316,8 +333,19 @@ class _EmbedFn(SessionFn):
 
     def teardown(self) -> None:
         self._ahead.close()
+        if self._remote is not None:
+            self._remote.close()
         self._cache.close()
         super().teardown()
+
+    def _open_remote(self) -> RemoteEngine | None:
+        """None where the model runs here."""
+        if self._model.is_local:
+            return None
+        from transforms.providers.engine import open_remote_engine  # client libraries and a vocabulary
+
+        account = Account(self._client, self._run_id, space_of(self._model).space_id, self._source)
+        return open_remote_engine(self._model, "document", self._store, account, self._allowance)
 
     def _drain(self) -> Iterator[Any]:
         yield from self._hand_over()
@@ -340,7 +368,12 @@ class _EmbedFn(SessionFn):
         space_id = self._engine.space.space_id
         stored = self._session.run(lambda connection: stored_vectors(connection, space_id, documents))
 
+        remote = self._remote
+
         def work(stop: threading.Event) -> EmbeddedBuffer:
+            if remote is not None:
+                engine = remote.stopped_by(stop)
+                return embed_buffer(engine, documents, stored, self._cache, self._client, None)
             return embed_buffer(
                 _Stoppable(self._engine, stop),
                 documents,
@@ -373,7 +406,7 @@ class _EmbedFn(SessionFn):
             return
         events = usage_events(
             self._engine,
-            done.calls,
+            () if self._remote else done.calls,  # a remote engine's requests are in the ledger already
             done.reused,
             self._client,
             self._run_id,

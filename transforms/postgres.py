@@ -20,7 +20,9 @@ from schemas.config import Config
 from schemas.errors import BadConfig, DatabaseUnreachable, ExtensionMissing, SinkUnavailable
 from schemas.sections import resolve_secret
 from transforms import embedded_postgres
+from transforms.allowance.rules import write_file_rules
 from transforms.migrate import migrate
+from transforms.stored_integrations import write_integrations
 
 CONNECT_TIMEOUT_S = 10
 SETTING = "postgres.dsn"
@@ -105,15 +107,18 @@ class Store:
 
 
 def open_store(config: Config) -> Store:
-    """The store that `config` names, running and with its tables up to date.
+    """The store that `config` names, running, with its tables up to date and endpoints and rules of `config` in them.
 
     Raises:
-        SetupError: it cannot be reached, started or migrated.
+        SetupError: it cannot be reached, started or migrated, or says something else of an endpoint or rule.
     """
     dsn = config.postgres.dsn or embedded_postgres.start(config.data_dir / "postgres")
     store = Store(dsn, config.postgres.statement_timeout_s)
     with store.connect_plainly() as connection:
         migrate(connection)
+        write_integrations(connection, config.integrations)
+        if not config.model.is_local:
+            write_file_rules(connection, config)
     return store
 
 

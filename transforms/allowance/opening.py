@@ -34,16 +34,36 @@ def open_allowance(config: Config, store: Store, clock: Callable[[], datetime]) 
     """
     if config.model.is_local:
         return NoAllowance()
-    settings = config.allowance
-    post = post_to(resolve_secret(settings.webhook, "allowance.webhook") if settings.webhook else None)
+    with store.connect_plainly() as connection:
+        write_file_rules(connection, config)
+    return open_workers_allowance(config.allowance, store, clock)
+
+
+def open_workers_allowance(
+    settings: AllowanceSettings, store: Store, clock: Callable[[], datetime]
+) -> Allowance:
+    """As `open_allowance`, the rules being in their tables already.
+
+    Raises:
+        BadConfig, DatabaseUnreachable: as `open_allowance`.
+    """
+    post = post_to(_webhook(settings))
     quick = replace(store, statement_timeout_s=min(store.statement_timeout_s, STATEMENT_TIMEOUT_S))
     session = Session(quick)
     try:
-        session.run(lambda connection: write_file_rules(connection, config))
         return SharedAllowance(open_books(settings, session), session, clock, post)
     except BaseException:
         session.close()
         raise
+
+
+def _webhook(settings: AllowanceSettings) -> str | None:
+    if settings.webhook is None:
+        return None
+    url = resolve_secret(settings.webhook, "allowance.webhook")
+    if not url.startswith(("https://", "http://")):
+        raise BadConfig("allowance.webhook: what it refers to is no URL: expected https://... or http://...")
+    return url
 
 
 def open_books(settings: AllowanceSettings, session: Session) -> Books:

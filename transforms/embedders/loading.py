@@ -47,6 +47,10 @@ def load_words(model: Model) -> Words:
     Raises:
         As `load_tokenizer`.
     """
+    if not model.is_local:
+        from transforms.providers.inputs import RemoteWords  # its vocabulary takes a third of a second
+
+        return RemoteWords()
     return WordMemo(load_tokenizer(model))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -78,7 +79,27 @@ def space_of(model: Model) -> EmbeddingSpace:
         ModelNotFound, DigestMismatch, BadConfig: as `spec_of`.
         BadConfig: `model.dimensions` or `model.max_tokens` is more than the model has.
     """
-    return space_from(spec_of(model), model)
+    return space_from(spec_of(model), model) if model.is_local else remote_space_of(model)
+
+
+def remote_space_of(model: Model) -> EmbeddingSpace:
+    """The space of a model whose weights are elsewhere: as the configuration says, and nobody else.
+
+    Its weights are known by their name alone. Vectors are brought to length 1 here, whatever comes.
+    """
+    assert model.dimensions is not None
+    assert model.max_tokens is not None
+    return EmbeddingSpace(
+        model=model.name,
+        weights_sha256=hashlib.sha256(f"remote\0{model.name}".encode()).hexdigest(),
+        precision=model.precision,
+        pooling="remote",
+        normalize=True,
+        dimensions=model.dimensions,
+        max_tokens=model.max_tokens,
+        query_prefix=model.query_prefix or "",
+        document_prefix=model.document_prefix or "",
+    )
 
 
 def space_from(spec: ModelSpec, model: Model) -> EmbeddingSpace:

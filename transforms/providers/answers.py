@@ -20,7 +20,7 @@ def to_vectors(
 
     Args:
         place: whose answer it is, for messages.
-        indexed: for each vector the position of its text in the request, and its numbers.
+        indexed: for each vector the position of its text in the request, and its numbers, in a list or an array.
         count: of texts asked for.
         tokens_reported: billed for the answer, for the error.
     Returns:
@@ -35,7 +35,7 @@ def to_vectors(
             f"{place} gave {len(pairs)} vectors for {count} texts, or numbered them wrongly", tokens_reported
         )
     pairs.sort(key=lambda pair: pair[0])
-    lengths = {len(values) if isinstance(values, list) else 0 for _, values in pairs}
+    lengths = {len(values) if isinstance(values, list | np.ndarray) else 0 for _, values in pairs}
     if lengths - {dimensions}:
         raise BadAnswer(
             f"{place} gave vectors of {', '.join(map(str, sorted(lengths)))} dimensions, {dimensions} were asked for",

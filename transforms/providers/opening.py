@@ -1,0 +1,58 @@
+"""From an integration to its provider: no client library is imported but the one asked for."""
+
+from __future__ import annotations
+
+from schemas.errors import BadConfig, MissingTool
+from schemas.integrations import Integration
+from transforms.providers.base import Provider, price_of
+
+
+def open_provider(integration: Integration, dimensions: int) -> Provider:
+    """Connect to an endpoint. No request is made.
+
+    Args:
+        dimensions: of the vectors wanted.
+    Raises:
+        BadConfig: nobody has said what it costs, or its key is not where it should be.
+        MissingTool: the provider's client library is not installed.
+        DimensionMismatch: the model has no vectors of so many dimensions.
+        WrongAddress: its URL is none.
+    """
+    if price_of(integration) is None:
+        raise BadConfig(
+            f'integration "{integration.name}": no list price of {integration.model} is known: give '
+            "price_usd_per_million_tokens and price_as_of, 0 where nothing is billed"
+        )
+    match integration.provider:
+        case "openai" | "azure":
+            try:
+                from transforms.providers.openai import OpenAI
+            except ImportError:
+                raise MissingTool(
+                    f'integration "{integration.name}" needs the openai package: pip install "headrace[openai]"'
+                ) from None
+            return OpenAI(integration, dimensions)
+        case "gateway":
+            from transforms.providers.gateway import Gateway
+
+            return Gateway(integration, dimensions)
+        case "gemini":
+            from transforms.providers.gemini import Gemini
+
+            return Gemini(integration, dimensions)
+        case "vertex":
+            from transforms.providers.vertex import Vertex
+
+            return Vertex(integration, dimensions)
+        case "voyage":
+            from transforms.providers.voyage import Voyage
+
+            return Voyage(integration, dimensions)
+        case "mistral":
+            from transforms.providers.mistral import Mistral
+
+            return Mistral(integration, dimensions)
+        case "cohere":
+            from transforms.providers.cohere import Cohere
+
+            return Cohere(integration, dimensions)
