@@ -13,11 +13,14 @@ import psycopg
 from pipelines.sampling import Estimate
 from schemas.config import Config, Model
 from schemas.documents import ModelInput
+from schemas.errors import UnknownName
 from schemas.prices import LIST_PRICES
 from schemas.usage import cost_usd
 from transforms.embedders.base import Engine
 from transforms.embedders.batching import embed_all
 from transforms.embedders.loading import load_engine
+from transforms.providers.base import known_price
+from transforms.stored_integrations import integration_of, load_rows
 from transforms.usage import local_rate
 
 MEASURED_S = 2.0
@@ -65,6 +68,26 @@ class LocalCost:
     usd: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteCost:
+    """What the configured endpoint asks.
+
+    Args:
+        integration: its name.
+        source: where its price is from.
+    """
+
+    integration: str
+    provider: str
+    model: str
+    usd: Decimal
+    usd_low: Decimal
+    usd_high: Decimal
+    usd_per_million_tokens: Decimal
+    as_of: date
+    source: str
+
+
 def provider_costs(tokens: Estimate) -> tuple[ProviderCost, ...]:
     """What each provider known would ask."""
     return tuple(
@@ -100,6 +123,31 @@ def measure_engine(
     return tokens, clock() - began
 
 
+def remote_cost(connection: psycopg.Connection, name: str, tokens: Estimate) -> RemoteCost:
+    """Dollars at the price of an integration.
+
+    Raises:
+        UnknownName: there is no such integration.
+        BadConfig: its row is wrong, or nobody has said what it costs.
+    """
+    row = load_rows(connection).get(name)
+    if row is None:
+        raise UnknownName(f"model.integration: there is no integration {name!r}: add it to [[integrations]]")
+    integration = integration_of(row)
+    price = known_price(integration)
+    return RemoteCost(
+        integration.name,
+        integration.provider,
+        integration.model,
+        cost_usd(tokens.value, price),
+        cost_usd(tokens.low, price),
+        cost_usd(tokens.high, price),
+        price.usd_per_million_tokens,
+        price.as_of,
+        price.source,
+    )
+
+
 def local_cost(
     connection: psycopg.Connection,
     config: Config,
@@ -110,7 +158,7 @@ def local_cost(
     """Hours of the configured engine, at the rate of a short run over `inputs`, or else of earlier runs."""
     engine = load_engine(config.model)
     rate_from, measured, seconds = "measured now", 0, 0.0
-    if engine.facts.provider == "local" and sum(map(len, inputs)) >= ENOUGH_TOKENS:
+    if sum(map(len, inputs)) >= ENOUGH_TOKENS:
         measured, seconds = measure_engine(engine, inputs, config.model)
     if not measured:
         rate_from = "ledger"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from extractors.base import OnWait
 from extractors.read import build_extractor
-from pipelines.costs import LocalCost, ProviderCost, local_cost, provider_costs
+from pipelines.costs import LocalCost, ProviderCost, RemoteCost, local_cost, provider_costs, remote_cost
 from pipelines.room import IndexNeeds, index_needs
 from pipelines.sampling import CONFIDENCE, Estimate, counted
 from pipelines.volume import SAMPLE, BuildExtractor, Meter, Progress, SourceVolume, measure_source
@@ -24,6 +24,8 @@ class Plan:
 
     Args:
         confidence: of the intervals.
+        local: None where the model is a remote one.
+        remote: None where it is not.
         max_tokens: after which `headrace backfill` stops.
     """
 
@@ -38,7 +40,8 @@ class Plan:
     chunks: Estimate
     tokens: Estimate
     reused: Estimate
-    local: LocalCost
+    local: LocalCost | None
+    remote: RemoteCost | None
     providers: tuple[ProviderCost, ...]
     indexes: IndexNeeds
     max_tokens: int
@@ -65,7 +68,7 @@ def make_plan(
     """
     if not config.sources:
         raise BadConfig("no sources are configured: add a [[sources]] table, as the README shows")
-    space = space_of(config.model)
+    space, remote = space_of(config.model), config.model.integration
     with open_store(config).connect() as connection:
         meter = Meter(connection, config, space)
         sources = tuple(
@@ -85,7 +88,12 @@ def make_plan(
             chunks=sum((one.chunks for one in sources), start=counted(0)),
             tokens=tokens,
             reused=sum((one.reused for one in sources), start=counted(0)),
-            local=local_cost(connection, config, space.space_id, meter.inputs, tokens),
+            local=(
+                local_cost(connection, config, space.space_id, meter.inputs, tokens)
+                if remote is None
+                else None
+            ),
+            remote=None if remote is None else remote_cost(connection, remote, tokens),
             providers=provider_costs(tokens),
             indexes=index_needs(connection, config, space, sources),
             max_tokens=math.ceil(tokens.high * (1 + config.backfill.max_over_plan)),

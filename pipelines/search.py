@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -26,7 +27,8 @@ from transforms.embedders.base import Engine
 from transforms.embedders.loading import load_engine, load_tokenizer
 from transforms.embedders.models import space_of
 from transforms.embedders.tokenizer import cut
-from transforms.postgres import open_store
+from transforms.postgres import Store, open_store
+from transforms.providers.metering import Account
 from transforms.sinks.faiss_index import OpenIndex, open_index
 from transforms.spaces import chunk_table, space_of_client, vector_type_of
 from transforms.usage import write_usage
@@ -105,15 +107,20 @@ def search(
         SpaceMismatch: what is indexed was embedded in another space than the configured model's.
     """
     query = _legible(query)
-    with open_store(config).connect() as connection:
+    store = open_store(config)
+    with store.connect() as connection:
         scope, space = find_scope(connection, client, filters)
         vector = opened = None
         if mode != "text":
             check_space(space, space_of(config.model), client)
             if index == "faiss":
                 opened = open_index(config.data_dir, space, client)
-            shown = _redacted(query) if config.privacy.redacts(client, config.model) else query
-            vector = embed_query(connection, config.model, shown, client)
+            redacts = config.privacy.redacts(client, config.model, config.moderation)
+            shown = _redacted(query) if redacts else query
+            if config.model.is_local:
+                vector = embed_query(connection, config.model, shown, client)
+            else:
+                vector = embed_query_elsewhere(store, config, shown, client)
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             return find(connection, scope, query, vector, opened, mode, limit)
@@ -179,6 +186,27 @@ def embed_query(
         event = _usage_event(engine, len(token_ids), client, time.monotonic() - started, error)
         write_usage(connection, event)
     vector: npt.NDArray[np.float32] = vectors[0]
+    return vector
+
+
+def embed_query_elsewhere(store: Store, config: Config, query: str, client: str) -> npt.NDArray[np.float32]:
+    """As `embed_query`, by the endpoints of a remote model; each request is a row of the ledger.
+
+    Raises:
+        EngineFailed: the query is refused.
+        Parked: no endpoint can be asked now.
+        SetupError: none can before a person changes something.
+    """
+    from transforms.providers.engine import open_remote_engine  # client libraries and a vocabulary
+    from transforms.providers.inputs import RemoteWords
+
+    space = space_of(config.model)
+    asked = RemoteWords().cut(space.query_prefix + query, space.max_tokens)
+    if len(asked.text) < len(space.query_prefix + query):
+        _log.warning("the query is longer than %d tokens: the rest is left out", space.max_tokens)
+    account = Account(client, None, space.space_id)
+    with closing(open_remote_engine(config.model, "query", store, account, config.allowance)) as engine:
+        vector: npt.NDArray[np.float32] = engine.run([asked])[0]
     return vector
 
 

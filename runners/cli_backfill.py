@@ -96,7 +96,11 @@ def _say_plan(begun: Backfill) -> None:
     limit = "no limit" if begun.max_tokens is None else f"stops beyond {begun.max_tokens:,} tokens"
     line = f"goes on with the backfill planned at {begun.planned_at:%Y-%m-%d %H:%M} UTC; {limit}"
     if begun.plan is not None:
-        tokens, hours = begun.plan.tokens, begun.plan.local.machine_hours
-        line = f"planned: {begun.plan.documents:,} documents, {interval(tokens)} tokens"
-        line += f", {hours:,.2f} machine hours; {limit}" if hours is not None else f"; {limit}"
+        local, remote = begun.plan.local, begun.plan.remote
+        line = f"planned: {begun.plan.documents:,} documents, {interval(begun.plan.tokens)} tokens"
+        if local is not None and local.machine_hours is not None:
+            line += f", {local.machine_hours:,.2f} machine hours"
+        if remote is not None:
+            line += f", ${remote.usd_high:,.2f} at most by {remote.integration}"
+        line += f"; {limit}"
     err.print(f"headrace: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipelines.costs import LocalCost
+from pipelines.costs import LocalCost, RemoteCost
 from pipelines.plan import Plan
 from pipelines.room import IndexNeeds
 from pipelines.sampling import Estimate
@@ -39,7 +39,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         "documents": f"{plan.documents:,} to embed; {plan.unchanged:,} stored already and not embedded again",
         "chunks": f"{interval(plan.chunks)}, {plan.reused.value:,} more with vectors that are stored",
         "tokens": f"{interval(plan.tokens)}; `headrace backfill` stops beyond {plan.max_tokens:,}",
-        f"{plan.model} here": _local(plan.local),
+        **_configured(plan),
         **_room(plan.indexes),
     }
     print_facts(console, facts)
@@ -92,6 +92,22 @@ def interval(estimate: Estimate) -> str:
         return f"{estimate.value:,}"
     off = max(estimate.high - estimate.value, estimate.value - estimate.low) / estimate.value
     return f"{estimate.value:,} ± {100 * off:.1f} %"
+
+
+def _configured(plan: Plan) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if plan.local is not None:
+        found[f"{plan.model} here"] = _local(plan.local)
+    if plan.remote is not None:
+        found[f"{plan.model} by {plan.remote.integration}"] = _remote(plan.remote)
+    return found
+
+
+def _remote(cost: RemoteCost) -> str:
+    return (
+        f"${cost.usd:,.2f} (${cost.usd_low:,.2f} to ${cost.usd_high:,.2f}) at ${cost.usd_per_million_tokens} for a"
+        f" million tokens, as of {cost.as_of} ({cost.source.removeprefix('https://')})"
+    )
 
 
 def _local(cost: LocalCost) -> str:

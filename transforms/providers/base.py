@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from schemas.errors import BadConfig
 from schemas.integrations import Integration
 from schemas.prices import EARLIER_PRICES, LIST_PRICES
 from schemas.usage import Price
@@ -129,6 +130,21 @@ def price_of(integration: Integration) -> Price | None:
     provider = _LISTED_AS.get(integration.provider, integration.provider)
     prices = {(listed.provider, listed.model): listed.price for listed in (*LIST_PRICES, *EARLIER_PRICES)}
     return prices.get((provider, integration.model))
+
+
+def known_price(integration: Integration) -> Price:
+    """As `price_of`, where there must be one: what cannot be priced cannot be kept within a budget.
+
+    Raises:
+        BadConfig: neither says.
+    """
+    price = price_of(integration)
+    if price is None:
+        raise BadConfig(
+            f'integration "{integration.name}": no list price of {integration.model} is known: give '
+            "price_usd_per_million_tokens and price_as_of, 0 where nothing is billed"
+        )
+    return price
 
 
 def limits_of(integration: Integration, own: RequestLimits) -> RequestLimits:

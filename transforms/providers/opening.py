@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from schemas.errors import BadConfig, MissingTool
+from schemas.errors import MissingTool
 from schemas.integrations import Integration
-from transforms.providers.base import Provider, price_of
+from transforms.providers.base import Provider, known_price
 
 
 def open_provider(integration: Integration, dimensions: int) -> Provider:
@@ -18,11 +18,7 @@ def open_provider(integration: Integration, dimensions: int) -> Provider:
         DimensionMismatch: the model has no vectors of so many dimensions.
         WrongAddress: its URL is none.
     """
-    if price_of(integration) is None:
-        raise BadConfig(
-            f'integration "{integration.name}": no list price of {integration.model} is known: give '
-            "price_usd_per_million_tokens and price_as_of, 0 where nothing is billed"
-        )
+    known_price(integration)
     match integration.provider:
         case "openai" | "azure":
             try:
