@@ -218,3 +218,13 @@ def test_an_engine_that_costs_nothing_needs_no_allowance(
     reservation = allowance.reserve(request("default"))
     allowance.settle(reservation, 1, Decimal(1))
     assert connection.execute("SELECT count(*) FROM ai_budgets").fetchone() == (0,)
+
+
+def test_a_webhook_that_is_no_address_is_refused_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_HOOK", "hooks.example/s3cret")
+    config = Config.model_validate({"model": REMOTE, "allowance": {"webhook": "env:TEST_HOOK"}})
+    with pytest.raises(BadConfig, match=r"allowance\.webhook.*no URL") as caught:
+        open_allowance(config, world.store, world.clock)
+    assert "s3cret" not in str(caught.value)
