@@ -92,9 +92,14 @@ def _duration(text: str) -> float:
         raise typer.BadParameter(str(error)) from None
 
 
-@app.command(epilog=example("headrace watch --for 8h"))
+@app.command(
+    epilog=example("headrace watch --for 8h"),
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": False},
+)
 def watch(
+    context: typer.Context,
     config: ConfigOption = DEFAULT_CONFIG,
+    runner: RunnerOption = Runner.DIRECT,
     duration_s: Annotated[
         float | None,
         typer.Option("--for", parser=_duration, metavar="DURATION", help="End after 90s, 10m, 1h30m."),
@@ -103,13 +108,16 @@ def watch(
     """Follow every source until Ctrl-C or SIGTERM: each at its own interval, webhooks and reconciliations included.
 
     A source that fails is tried again, later each time, and holds up no other; `headrace status` shows how it stands.
-    What changed is said on stderr.
+    What changed is said on stderr. With --runner prism or flink a streaming job polls the sources; Beam options may
+    follow `--`.
     """
+    from runners.streams import polled_by
     from runners.watch import watch as follow
 
     settings = load_config(config)
     try:
-        follow(settings, _say, duration_s=duration_s)
+        with polled_by(settings, runner, context.args) as polls:
+            follow(settings, _say, duration_s=duration_s, polls=polls)
     except KeyboardInterrupt:
         _say("stopped; what was stored is consistent")
 

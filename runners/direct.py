@@ -46,7 +46,7 @@ def run_bounded(
         with _told(target, note):
             _wait(result)
     except RuntimeError as error:
-        raise _original(error) from error
+        raise original_error(error) from error
     counters = result.metrics().query(MetricsFilter())["counters"]
     counts: dict[str, Counter[str]] = {OUTCOMES: Counter(), TOKENS: Counter()}
     for counter in counters:
@@ -87,7 +87,7 @@ def _told(target: Target, note: Callable[[str], None] | None) -> Iterator[None]:
         thread.join()
 
 
-def _original(error: RuntimeError) -> BaseException:
+def original_error(error: RuntimeError) -> BaseException:
     """The error of ours that the runner passed on as text, or the runner's own error."""
     for line in reversed(str(error).splitlines()):
         found = OURS.search(line)

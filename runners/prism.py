@@ -39,9 +39,28 @@ def opened(config: Config) -> Iterator[Target]:
             "--idle_shutdown_timeout=3h",
         ]  # fmt: skip
 
-    with _one_line_is_enough(), serving("Prism", command, config.data_dir / "prism.log") as address:
+    with (
+        _one_line_is_enough(),
+        serving("Prism", command, config.data_dir / "prism.log") as address,
+        _workers_left(),
+    ):
         options = ("--runner=PortableRunner", f"--job_endpoint={address}", "--environment_type=LOOPBACK")
         yield Target(options, spools=config.prism.parallelism)
+
+
+@contextmanager
+def _workers_left() -> Iterator[None]:
+    """Workers of a job that was cancelled close what they opened once Prism has told them, and only then."""
+    try:
+        yield
+    finally:
+        _join(WORKER_THREADS[:1])
+
+
+def _join(names: tuple[str, ...]) -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith(names):
+            thread.join(THREAD_TIMEOUT_S)
 
 
 @contextmanager
@@ -59,8 +78,6 @@ def _one_line_is_enough() -> Iterator[None]:
     try:
         yield
     finally:
-        for thread in threading.enumerate():
-            if thread.name.startswith(WORKER_THREADS):
-                thread.join(THREAD_TIMEOUT_S)
+        _join(WORKER_THREADS)
         del sdk_worker.print
         threading.excepthook = before

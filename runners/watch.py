@@ -6,6 +6,8 @@ So there is one pipeline at a time, on the thread that Ctrl-C interrupts, and me
 source; the slices share the limits of one.
 
 A poll that finds something to do is a run of its own; one that finds nothing leaves its cursor and its state.
+
+Polls may be a streaming job's instead; all else stays here.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
@@ -22,8 +24,9 @@ import psycopg
 
 from extractors.base import Verifiable
 from extractors.read import build_extractor
+from extractors.schedule import after_success, back_off_s
 from runners.reading import Ended, Event, Given, Look, Reader, Waits, Watched
-from runners.schedule import IDLE_SHARE, after_success, back_off_s, refresh_at
+from runners.schedule import IDLE_SHARE, refresh_at
 from runners.slices import (
     BuildExtractor,
     check_ready,
@@ -37,7 +40,14 @@ from runners.slices import (
     wrote,
 )
 from schemas.config import Config
-from schemas.errors import DatabaseUnreachable, PartUnread, PipelineError, RateLimited, SourceTimeout
+from schemas.errors import (
+    DatabaseUnreachable,
+    PartUnread,
+    PipelineError,
+    RateLimited,
+    SinkUnavailable,
+    SourceTimeout,
+)
 from schemas.outcomes import Outcome
 from schemas.sources import Source
 from transforms import runs
@@ -57,6 +67,7 @@ from transforms.source_states import (
     one_line,
 )
 from transforms.spaces import analyze, build_vector_index
+from transforms.usage_sums import refresh_daily_usage
 
 TICK_S = 0.5
 """Longest that the main thread waits before it looks what is due, deliveries of webhooks included."""
@@ -70,10 +81,19 @@ MAX_LOST_THREADS = 3
 """Threads of a source that hang and were given up; with so many it is left alone."""
 
 Say = Callable[[str], None]
+News = Callable[[], list[str]]
+"""What polls elsewhere changed since they were asked last, a line for each source. Raises when they have ended."""
+OpenPolls = Callable[[psycopg.Connection, Store], AbstractContextManager[News]]
+"""Begins polls elsewhere, under the lock that the connection holds, and ends them."""
 
 
 def watch(
-    config: Config, say: Say, *, duration_s: float | None = None, build: BuildExtractor = build_extractor
+    config: Config,
+    say: Say,
+    *,
+    duration_s: float | None = None,
+    build: BuildExtractor = build_extractor,
+    polls: OpenPolls | None = None,
 ) -> None:
     """Follow every configured source until interrupted.
 
@@ -81,6 +101,7 @@ def watch(
         say: tells a person of changes, failures and recoveries, a line each.
         duration_s: end by itself after so long.
         build: makes the reader of a source.
+        polls: elsewhere; None for polls by threads of this process.
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; what was stored is consistent, and the runs that went on are noted.
         SetupError: nothing can be watched: no source, no model, no database, another writer of this client.
@@ -92,11 +113,20 @@ def watch(
     while deadline_s is None or time.monotonic() < deadline_s:
         try:
             store = open_store(config)
-            with store.connect() as connection, runs.only_writer(connection, config.client):
+            with (
+                store.connect() as connection,
+                runs.only_writer(connection, config.client),
+                polls(connection, store) if polls else nullcontext() as news,
+            ):
                 outages = 0
-                _Watch(config, connection, store, say, build).until(deadline_s)
+                _Watch(config, connection, store, say, build, news).until(deadline_s)
                 return
-        except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnreachable) as error:
+        except (
+            psycopg.OperationalError,
+            psycopg.InterfaceError,
+            DatabaseUnreachable,
+            SinkUnavailable,
+        ) as error:
             if outages == 0 and isinstance(error, DatabaseUnreachable):
                 raise  # there never was one
             outages += 1
@@ -109,12 +139,19 @@ class _Watch:
     """Watching over one connection to the database, which holds the client's lock."""
 
     def __init__(
-        self, config: Config, connection: psycopg.Connection, store: Store, say: Say, build: BuildExtractor
+        self,
+        config: Config,
+        connection: psycopg.Connection,
+        store: Store,
+        say: Say,
+        build: BuildExtractor,
+        news: News | None,
     ) -> None:
         self._config = config
         self._connection = connection
         self._store = store
         self._say = say
+        self._news = news
         self._space = space_of(config.model)
         self._events: queue.Queue[Event] = queue.Queue()
         self._reader = Reader(config, store, self._space, build, self._events)
@@ -160,12 +197,17 @@ class _Watch:
         if len(watched.lost) >= MAX_LOST_THREADS:
             return None
         extractor = watched.extractor
-        if extractor is not None and not watched.failures:
+        if (extractor is not None and not watched.failures) or self._news is not None:
             if pending(self._connection, watched.client, watched.source.name, 1):
                 return "deliveries"
-            if watched.next_reconcile_at <= now and isinstance(extractor, Verifiable):
+            verifiable = isinstance(extractor, Verifiable) if extractor is not None else self._was_read(watched)
+            if watched.next_reconcile_at <= now and verifiable:
                 return "reconcile"
-        return "poll" if watched.next_poll_at <= now else None
+        return "poll" if watched.next_poll_at <= now and self._news is None else None
+
+    def _was_read(self, watched: Watched) -> bool:
+        states = load_states(self._connection, watched.client)
+        return any(state.source == watched.source.name and state.last_success_at for state in states)
 
     def _begin(self, watched: Watched, work: Work, now: datetime) -> None:
         note_begun(self._connection, watched.client, watched.source.name, work, now)
@@ -177,7 +219,8 @@ class _Watch:
 
     def _next_event_in_s(self, deadline_s: float | None) -> float:
         now, now_s = datetime.now(UTC), time.monotonic()
-        idle = [watched.next_poll_at for watched in self._watched if watched.look is None]
+        polled = [] if self._news is not None else self._watched
+        idle = [watched.next_poll_at for watched in polled if watched.look is None]
         waits = [TICK_S, *((at - now).total_seconds() for at in idle)]
         if deadline_s is not None:
             waits.append(deadline_s - now_s)
@@ -272,9 +315,8 @@ class _Watch:
             pause_s = self._config.reconcile.interval_h * 3600
             pause_s = min(pause_s, RECONCILE_AGAIN_S) if error else pause_s
             watched.next_reconcile_at = now + timedelta(seconds=pause_s)
-        note_ended(
-            self._connection, watched.client, watched.source.name, look.work, error, watched.next_poll_at
-        )
+        next_poll_at = watched.next_poll_at if self._news is None else None
+        note_ended(self._connection, watched.client, watched.source.name, look.work, error, next_poll_at)
         self._tell(look, error, now)
 
     def _tell(self, look: Look, error: BaseException | None, now: datetime) -> None:
@@ -300,6 +342,9 @@ class _Watch:
     # In between
 
     def _look_after(self) -> None:
+        for line in self._news() if self._news else ():
+            self._say(line)
+            self._note_change()
         now_s = time.monotonic()
         for watched in self._watched:
             look = watched.look
@@ -348,6 +393,7 @@ class _Watch:
             analyze(self._connection, self._space.space_id)
         for client in owners(self._config):
             update_index(self._connection, self._config.data_dir, self._space, client, self._config.faiss)
+        refresh_daily_usage(self._connection)
 
     def _leave(self) -> None:
         """Note what is cut off; the threads that read go with the process.

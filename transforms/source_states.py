@@ -58,13 +58,15 @@ class SourceState:
 
     def condition(self, now: datetime) -> Condition:
         """In one word."""
+        waits = self.waiting_until is not None and self.waiting_until > now
         if self.busy_since is not None:
-            waits = self.waiting_until is not None and self.waiting_until > now
             heard = max(
                 at for at in (self.busy_since, self.last_heard_at, self.waiting_until) if at is not None
             )
             silent = now - heard > timedelta(seconds=STUCK_AFTER_S)
             return "waiting" if waits else "stuck" if silent else "reading"
+        if waits:
+            return "waiting"
         planned = self.next_poll_at
         if planned is not None and now - planned > timedelta(seconds=OVERDUE_AFTER_S):
             return "overdue"
@@ -142,6 +144,50 @@ def noted(connection: psycopg.Connection, client: str, source: str, work: Work) 
                 note_left(connection, client, [source])
         raise
     note_ended(connection, client, source, work, None)
+
+
+_POLLED = """
+INSERT INTO source_states AS s (client, source, last_polled_at, next_poll_at, last_success_at, consecutive_failures,
+    last_error, waiting_for, waiting_until)
+VALUES (%(client)s, %(source)s, %(at)s, %(next)s, %(success)s, %(failures)s, %(error)s, %(waiting_for)s,
+    CASE WHEN %(waiting_for)s::text IS NOT NULL THEN %(next)s::timestamptz END)
+ON CONFLICT (client, source) DO UPDATE SET last_polled_at = EXCLUDED.last_polled_at,
+    next_poll_at = EXCLUDED.next_poll_at, last_success_at = coalesce(EXCLUDED.last_success_at, s.last_success_at),
+    consecutive_failures = EXCLUDED.consecutive_failures, last_error = EXCLUDED.last_error,
+    waiting_for = EXCLUDED.waiting_for, waiting_until = EXCLUDED.waiting_until
+"""
+
+
+def note_polled(
+    connection: psycopg.Connection,
+    client: str,
+    source: str,
+    at: datetime,
+    next_poll_at: datetime,
+    success_at: datetime | None,
+    failures: int,
+    error: str | None,
+    waiting_for: str | None,
+) -> None:
+    """How polls by a streaming job stand, which begins and ends them elsewhere.
+
+    Args:
+        at: when the job last looked.
+        next_poll_at: when it goes on; end of the wait, if `waiting_for` says why the source asked for one.
+        success_at: as of when everything the source had is stored.
+        failures: in a row, the last with `error`.
+    """
+    parameters = {
+        "client": client,
+        "source": source,
+        "at": at,
+        "next": next_poll_at,
+        "success": success_at,
+        "failures": failures,
+        "error": error,
+        "waiting_for": waiting_for and waiting_for.replace("\0", "")[:500],
+    }
+    connection.execute(_POLLED, parameters)
 
 
 def note_heard(connection: psycopg.Connection, client: str, source: str, at: datetime) -> None:

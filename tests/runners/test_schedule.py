@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners.schedule import MAX_BACK_OFF_S, after_success, back_off_s, parse_duration, refresh_at
+from extractors.schedule import MAX_BACK_OFF_S, after_success, back_off_s
+from runners.schedule import parse_duration, refresh_at
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.stand_in import no_model
 from extractors.base import Cursor, Extractor, OnWait, Page
+from extractors.read import build_extractor
 from pipelines.search import search
 from runners import reading, watch
 from runners.slices import BuildExtractor
@@ -48,6 +49,7 @@ class Followed:
     config: Config
     store: Store
     said: list[str] = field(default_factory=list)
+    timeout_s: float = 15
 
     def state(self, source: str = "tickets") -> SourceState:
         with self.store.connect() as connection:
@@ -60,19 +62,24 @@ class Followed:
         with self.store.connect() as connection:
             return connection.execute(query).fetchall()  # type: ignore[arg-type]
 
-    def until(self, true: Callable[[], object], timeout_s: float = 15) -> float:
+    def until(self, true: Callable[[], object], timeout_s: float | None = None) -> float:
         """Wait until something is true; gives how long that took, seconds."""
         began = time.monotonic()
         while True:
             with suppress(KeyError):
                 if true():
                     return time.monotonic() - began
-            assert time.monotonic() - began < timeout_s, self.said
+            assert time.monotonic() - began < (timeout_s or self.timeout_s), self.said
             time.sleep(0.02)
 
 
 @contextmanager
-def followed(config: Config, store: Store, build: BuildExtractor | None = None) -> Iterator[Followed]:
+def followed(
+    config: Config,
+    store: Store,
+    build: BuildExtractor = build_extractor,
+    polls: watch.OpenPolls | None = None,
+) -> Iterator[Followed]:
     """Watch on a thread until the block is left, by what Ctrl-C does."""
     view = Followed(config, store)
     failures: list[BaseException] = []
@@ -87,7 +94,7 @@ def followed(config: Config, store: Store, build: BuildExtractor | None = None) 
 
     def work() -> None:
         try:
-            follow(config, view.said.append, **({"build": build} if build else {}))
+            follow(config, view.said.append, build=build, polls=polls)
         except KeyboardInterrupt:
             pass
         except BaseException as error:

@@ -1,0 +1,174 @@
+"""Polls of a watcher made by a streaming job, on Prism or Flink, instead of by threads of this process.
+
+The job alone reads by time of change; this process keeps the client's lock, looks at deliveries, reconciles, brings
+FAISS up to date and says what changed, as it does for its own polls. It ends the job when it ends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from uuid import UUID, uuid4
+
+import apache_beam as beam
+import grpc
+import orjson
+import psycopg
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult, PipelineState
+from psycopg import sql
+
+from pipelines.polls import build
+from runners import flink_rest
+from runners.direct import original_error
+from runners.slices import job_for, register_clients
+from runners.targets import Runner, Target, opened
+from runners.watch import News, OpenPolls
+from schemas.config import Config
+from schemas.engines import Flink
+from schemas.errors import BadConfig, ClusterUnreachable, JobRefused, PipelineError
+from schemas.outcomes import Outcome
+from transforms import runs
+from transforms.embedders.models import space_of
+from transforms.notify import CHANNEL
+from transforms.postgres import Store
+from transforms.source_states import note_changed
+
+FOR_FLINK = ("--max_bundle_size=1",)
+"""A poll is one element: its rows are to be written when it ends, not a second later."""
+CANCEL_TIMEOUT_S = 60.0
+CHANGES = (Outcome.NEW, Outcome.CHANGED, Outcome.DELETED)
+
+
+@contextmanager
+def polled_by(config: Config, runner: Runner, options: Sequence[str] = ()) -> Iterator[OpenPolls | None]:
+    """What begins the polls of a watcher on a runner, ready for the length of the block; None: by its own threads.
+
+    Args:
+        options: of Beam, given behind `--`.
+    Raises:
+        BadConfig: that runner cannot follow sources, or takes no options.
+        SetupError: something is missing for it.
+    """
+    if runner is Runner.DATAFLOW:
+        raise BadConfig(
+            "watch does not run on dataflow: follow with --runner prism or flink, or in this process without"
+        )
+    if runner is Runner.DIRECT:
+        if options:
+            raise BadConfig(f"watch in this process takes no options of Beam's: {options[0]} needs --runner")
+        yield None
+        return
+    with opened(config, runner, options) as target:
+        yield partial(streaming, config, target, runner)
+
+
+def job_name(config: Config) -> str:
+    """Of the streaming job of a client."""
+    return f"headrace-watch-{config.client}"
+
+
+def cancel_jobs(config: Config) -> int:
+    """Cancel the streaming jobs of a client on the Flink cluster: one's own, or what a killed watcher left.
+
+    The caller holds the client's lock, so nobody else watches them. Nothing is lost: the next job goes on from the
+    stored cursors. Beam's job server is not asked: told to cancel, it leaves the job running (2.62).
+
+    Returns:
+        How many there were.
+    Raises:
+        ClusterUnreachable: no Flink answers.
+        JobRefused: one does not end.
+    """
+    url = (config.flink or Flink()).url
+    found = [job for job in flink_rest.jobs(url) if job.name == job_name(config) and not job.ended]
+    for job in found:
+        with suppress(JobRefused):  # it has ended meanwhile
+            flink_rest.cancel(url, job.job_id)
+        flink_rest.wait(url, job.job_id, CANCEL_TIMEOUT_S)
+    return len(found)
+
+
+def _news(
+    result: PipelineResult, run_id: UUID, connection: psycopg.Connection, listening: psycopg.Connection
+) -> list[str]:
+    _check_runs(result)
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for notice in listening.notifies(timeout=0):
+        change = orjson.loads(notice.payload)
+        if change["run_id"] == str(run_id):
+            of_source = found.setdefault((change["client"], change["source"]), Counter())
+            of_source.update({str(outcome): change[outcome] for outcome in CHANGES})
+    for (client, source), counts in found.items():
+        runs.add_counts(connection, run_id, source, +counts)
+        note_changed(connection, client, source)
+    return [f"{source}: {_said(counts)}" for (_, source), counts in found.items()]
+
+
+def _check_runs(result: PipelineResult) -> None:
+    try:
+        state = result.state
+        if state == PipelineState.FAILED:
+            result.wait_until_finish()
+    except grpc.RpcError as error:
+        raise ClusterUnreachable(f"the job server is gone ({error.code()}): see its log") from None
+    except RuntimeError as error:
+        raise original_error(error) from error
+    if PipelineState.is_terminal(state):
+        raise JobRefused(f"the streaming job has ended, {state}: watch again to go on")
+
+
+def _said(counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in CHANGES if counts[outcome])
+
+
+@contextmanager
+def streaming(
+    config: Config, target: Target, runner: Runner, connection: psycopg.Connection, store: Store
+) -> Iterator[News]:
+    """A streaming job that polls all sources, for the length of the block.
+
+    Args:
+        connection: holds the client's lock.
+    Yields:
+        Asked again and again, what it changed since, a line for each source; raises PipelineError when it has ended.
+    Raises:
+        SetupError: it cannot be submitted.
+    """
+    if runner is Runner.FLINK:
+        cancel_jobs(config)
+    space = space_of(config.model)
+    register_clients(connection, config, space)
+    run_id = uuid4()
+    jobs = [job_for(config, source, store, space, run_id) for source in config.sources]
+    streams = (
+        "--streaming",
+        f"--job_name={job_name(config)}",
+        *(FOR_FLINK if runner is Runner.FLINK else ()),
+    )
+    pipeline = beam.Pipeline(options=PipelineOptions([*streams, *target.options]))
+    build(pipeline, jobs, config.data_dir)
+    runs.start_run(connection, run_id, config.client, space.space_id)
+    try:
+        with store.connect_plainly() as listening:
+            listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+            result = pipeline.run()
+            try:
+                yield partial(_news, result, run_id, connection, listening)
+            finally:
+                _end(config, runner, result)
+    except BaseException as error:
+        runs.finish_quietly(connection, run_id, error)
+        raise
+    runs.finish_run(connection, run_id, "done")
+
+
+def _end(config: Config, runner: Runner, result: PipelineResult) -> None:
+    """What was stored is consistent, and the next job goes on from the stored cursors."""
+    with suppress(grpc.RpcError, RuntimeError, PipelineError):
+        if runner is Runner.FLINK:
+            cancel_jobs(config)
+        elif not PipelineState.is_terminal(result.state):
+            result.cancel()
