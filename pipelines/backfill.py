@@ -128,7 +128,8 @@ def _definition(config: Config, space: EmbeddingSpace) -> bytes:
                     source,
                     config.chunking,
                     space,
-                    config.privacy.redacts(source.client or config.client, config.model),
+                    config.privacy.redacts(source.client or config.client, config.model, config.moderation),
+                    config.moderation,
                 ),
             )
             for source in sorted(config.sources, key=lambda source: source.name)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from extractors.base import Checkable
 from extractors.read import build_extractor
+from pipelines.check_integrations import integration_attempts
 from schemas.config import Config
 from schemas.errors import PipelineError
 from schemas.sources import Source
 from transforms.embedders.loading import load_engine
+from transforms.embedders.models import space_of
 from transforms.postgres import open_store
 
 
@@ -33,9 +35,15 @@ def check(config: Config) -> list[CheckResult]:
     return [_try(name, attempt) for name, attempt in _attempts(config)]
 
 
+def check_integrations(config: Config) -> list[CheckResult]:
+    """Ask every endpoint that is configured what costs nothing."""
+    return [_try(name, attempt) for name, attempt in integration_attempts(config)]
+
+
 def _attempts(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "database", lambda: _database(config)
     yield "model", lambda: _model(config)
+    yield from integration_attempts(config)
     for source in config.sources:
         yield f"source {source.name}", lambda source=source: _source(source, config)  # type: ignore[misc]
     if not config.sources:
@@ -59,6 +67,9 @@ def _database(config: Config) -> str:
 
 
 def _model(config: Config) -> str:
+    if config.model.integration is not None:
+        space = space_of(config.model)
+        return f"{space.model}, {space.dimensions} dimensions, by integration {config.model.integration}"
     engine = load_engine(config.model)
     return f"{engine.space.model} on {engine.facts.engine} {engine.facts.version}, {engine.facts.threads} threads"
 

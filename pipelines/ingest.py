@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
@@ -12,6 +12,7 @@ import apache_beam as beam
 from extractors.base import Page
 from extractors.read import ExtractDocuments, ReadPages, extraction_settings
 from pipelines.coders import Records, coded
+from schemas.allowances import AllowanceSettings
 from schemas.config import Cache, Chunking, Model, Privacy
 from schemas.documents import (
     ChunkedDocument,
@@ -22,6 +23,7 @@ from schemas.documents import (
     Tombstone,
 )
 from schemas.ids import settings_digest
+from schemas.moderation import Moderation
 from schemas.quality import QualityReport
 from schemas.sources import SourceSettings
 from schemas.spaces import EmbeddingSpace
@@ -29,7 +31,9 @@ from schemas.usage import UsageEvent
 from transforms.changes import SkipUnchanged
 from transforms.chunk import ChunkDocuments, chunking_settings
 from transforms.embed import EmbedChunks
+from transforms.moderate import ModerateDocuments, moderation_settings
 from transforms.postgres import Store
+from transforms.providers.metering import Account
 from transforms.quality import CheckVectors
 from transforms.redact import RedactDocuments, redaction_settings
 from transforms.sinks.ledger import WriteDeadLetters, WriteQuality, WriteUsage
@@ -54,11 +58,13 @@ class IngestJob:
     chunking: Chunking
     cache: Cache
     privacy: Privacy
+    allowance: AllowanceSettings = field(default_factory=AllowanceSettings)
+    moderation: Moderation | None = None
 
     @property
     def redacts(self) -> bool:
         """Whether documents are redacted."""
-        return self.privacy.redacts(self.client, self.model)
+        return self.privacy.redacts(self.client, self.model, self.moderation)
 
     @property
     def redacts_letters(self) -> bool:
@@ -68,11 +74,17 @@ class IngestJob:
     @property
     def processing(self) -> bytes:
         """Digest of all that is done to a record: when it changes, the record is worked on again."""
-        return processing_of(self.source, self.chunking, self.space, self.redacts)
+        return processing_of(self.source, self.chunking, self.space, self.redacts, self.moderation)
 
 
-def processing_of(source: SourceSettings, chunking: Chunking, space: EmbeddingSpace, redacts: bool) -> bytes:
-    """As `IngestJob.processing`. What is not redacted does not depend on how it would be."""
+def processing_of(
+    source: SourceSettings,
+    chunking: Chunking,
+    space: EmbeddingSpace,
+    redacts: bool,
+    moderation: Moderation | None,
+) -> bytes:
+    """As `IngestJob.processing`. What is not redacted or judged does not depend on how it would be."""
     settings = {
         "extract": extraction_settings(source),
         "chunk": chunking_settings(chunking),
@@ -80,6 +92,8 @@ def processing_of(source: SourceSettings, chunking: Chunking, space: EmbeddingSp
     }
     if redacts:
         settings["redact"] = redaction_settings()
+    if moderation is not None:
+        settings["moderate"] = moderation_settings(moderation)
     return settings_digest(settings)
 
 
@@ -111,10 +125,20 @@ def ingest(
     extracted = changed | "Extract" >> ExtractDocuments(job.source)
     redacted = extracted.documents | "Redact" >> RedactDocuments(job.redacts)
     chunked = redacted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
-    embed = EmbedChunks(job.model, job.store, job.cache, job.client, job.run_id, source=job.source.name)
+    account = Account(job.client, job.run_id, job.space.space_id, job.source.name)
+    moderated = chunked.documents | "Moderate" >> ModerateDocuments(job.moderation, job.store, account)
+    embed = EmbedChunks(
+        job.model,
+        job.store,
+        job.cache,
+        job.client,
+        job.run_id,
+        source=job.source.name,
+        allowance=job.allowance,
+    )
     if embed_hints:
         embed = embed.with_resource_hints(**embed_hints)
-    embedded = chunked.documents | "Embed" >> embed
+    embedded = moderated.documents | "Embed" >> embed
     checked = embedded.batches | "CheckVectors" >> CheckVectors(job.space)
 
     checked.batches | "WritePgvector" >> WriteToPgvector(
@@ -129,6 +153,7 @@ def ingest(
         extracted.dead_letters,
         redacted.dead_letters,
         chunked.dead_letters,
+        moderated.dead_letters,
         embedded.dead_letters,
         checked.dead_letters,
     )
@@ -140,7 +165,7 @@ def ingest(
     coded(SourceRecord, changed)
     coded(Tombstone, gone)
     coded(Document, extracted.documents, redacted.documents)
-    coded(ChunkedDocument, chunked.documents)
+    coded(ChunkedDocument, chunked.documents, moderated.documents)
     coded(EmbeddedBatch, embedded.batches, checked.batches)
     coded(UsageEvent, embedded.usage)
     coded(QualityReport, checked.reports)

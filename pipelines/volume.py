@@ -102,6 +102,7 @@ class Meter:
         self._privacy = config.privacy
         self._client = config.client
         self._model = config.model
+        self._moderation = config.moderation
         self._space = space
         self._max_tokens = min(config.chunking.max_tokens or space.max_tokens, space.max_tokens)
         self._words = load_words(config.model)
@@ -125,7 +126,7 @@ class Meter:
     def _chunked(self, record: SourceRecord, source: Source) -> ChunkedDocument | None:
         try:
             document = to_document(record, source)
-            if self._privacy.redacts(source.client or self._client, self._model):
+            if self._privacy.redacts(source.client or self._client, self._model, self._moderation):
                 document = redact_document(document)
         except Exception:  # whatever one record provokes, the others go on, as in the pipeline
             return None
@@ -165,7 +166,8 @@ def measure_source(
         PipelineError: the source cannot be read.
     """
     client = source.client or config.client
-    processing = processing_of(source, config.chunking, space, config.privacy.redacts(client, config.model))
+    redacts = config.privacy.redacts(client, config.model, config.moderation)
+    processing = processing_of(source, config.chunking, space, redacts, config.moderation)
     cursor = load_cursor(connection, client, source.name, space.space_id, processing)
     most = most_read(source, sample)
     part, everything = Sample(sample or 1), Counted(0, 0, 0, 0)

@@ -17,6 +17,7 @@ from apache_beam.runners.runner import PipelineResult
 from runners.targets import HERE, Target
 from schemas import errors
 from transforms.chunk import TOKENS
+from transforms.moderate import MODERATION
 from transforms.outcomes import NAMESPACE as OUTCOMES
 
 PROGRESS_S = 1.0
@@ -34,7 +35,7 @@ def run_bounded(
         build: wires the steps.
         note: told how the job stands, where the target knows.
     Returns:
-        Counts of outcomes, and of tokens (`seen`, `truncated`).
+        Counts of outcomes; and of texts: tokens (`seen`, `truncated`), documents by what moderation made of them.
     Raises:
         PipelineError: of the type a step raised, where it was one of ours.
         KeyboardInterrupt: Ctrl-C in the middle of a step; a job elsewhere is cancelled.
@@ -48,13 +49,13 @@ def run_bounded(
     except RuntimeError as error:
         raise original_error(error) from error
     counters = result.metrics().query(MetricsFilter())["counters"]
-    counts: dict[str, Counter[str]] = {OUTCOMES: Counter(), TOKENS: Counter()}
+    counts: dict[str, Counter[str]] = {OUTCOMES: Counter(), TOKENS: Counter(), MODERATION: Counter()}
     for counter in counters:
         name = counter.key.metric
         if name.namespace in counts:
             # Flink commits none; its attempts are those of the tasks that ended well.
             counts[name.namespace][name.name] += counter.result
-    return counts[OUTCOMES], counts[TOKENS]
+    return counts[OUTCOMES], counts[TOKENS] + counts[MODERATION]
 
 
 def _wait(result: PipelineResult) -> None:

@@ -83,6 +83,7 @@ def summary_as_dict(summary: RunSummary) -> dict[str, Any]:
         "engine_s": round(summary.work.engine_s, 3),
         "chunk_s": round(summary.work.chunk_s, 3),
         "waited_for_engine_s": round(summary.work.wait_s, 3),
+        "moderation": summary.moderated,
         "quality": {**dataclasses.asdict(summary.quality), "quality_score": summary.quality.quality_score},
         "indexes": {client: dataclasses.asdict(report) for client, report in summary.indexes.items()},
         "failures": summary.failures,
@@ -113,6 +114,12 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         "cost": f"${usage.cost_usd:.4f} and {usage.machine_seconds:,.1f} machine seconds",
         "quality": f"{quality.quality_score:.4f} over {quality.vectors:,} vectors",
     }
+    if summary.moderated:
+        counts = summary.moderated
+        facts["moderation"] = (
+            f"{counts['judged'] + counts['flagged']:,} documents judged, {counts['flagged']:,} of them flagged;"
+            f" judged by nobody: {counts['refused']:,} refused, {counts['passed']:,} embedded"
+        )
     for client, index in summary.indexes.items():
         facts[f"FAISS index of {client}"] = f"{index.count:,} vectors, {index.kind} ({index.action})"
     work, duration_s = summary.work, summary.duration_s

@@ -28,13 +28,13 @@ from runners.spools import spooled
 from runners.targets import HERE, Target
 from schemas.config import Config, Slices
 from schemas.errors import BadConfig, CountsDoNotAddUp, PipelineError
-from schemas.outcomes import SKIPPED_PREFIX, Outcome
+from schemas.outcomes import MODERATED, SKIPPED_PREFIX, Outcome
 from schemas.quality import QualityReport
 from schemas.sources import Source
 from schemas.spaces import EmbeddingSpace
 from transforms import progress, runs
 from transforms.changes import split_page
-from transforms.embedders.loading import load_tokenizer
+from transforms.embedders.loading import load_words
 from transforms.embedders.models import space_of
 from transforms.postgres import Store, open_store
 from transforms.progress import Counts
@@ -67,6 +67,7 @@ class RunSummary:
         outcomes: for each source, outcome -> records (`read` is their sum).
         tokens_seen: tokens of the documents' texts that were cut into chunks.
         tokens_truncated: of those, in no chunk.
+        moderated: documents by what moderation made of them, `judged` among them; empty where nobody judges.
         work: in this process, the engine's time and that of the steps beside it among it.
         indexes: for each client, what became of its FAISS index.
         failures: for each source that could not be read to its end, why, on one line.
@@ -83,6 +84,7 @@ class RunSummary:
     work: Counts
     indexes: dict[str, IndexReport] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    moderated: dict[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -163,7 +165,7 @@ def run(
         with runs.started(connection, config.client, space.space_id) as run_id:
             outcomes: dict[str, Counter[str]] = {}
             failures: dict[str, str] = {}
-            tokens: Counter[str] = Counter()
+            texts: Counter[str] = Counter()
             first_row_id = runs.next_row_id(connection)
             for source in config.sources:
                 job = job_for(config, source, store, space, run_id)
@@ -171,9 +173,9 @@ def run(
                 try:
                     read = _run_source(connection, config, source, job, bar, build, target)
                     with closing(read):
-                        for counts, slice_tokens in read:
+                        for counts, slice_texts in read:
                             of_source += counts
-                            tokens += slice_tokens
+                            texts += slice_texts
                             after_slice(connection)
                 except _Unreadable as error:
                     failures[source.name] = one_line(error)
@@ -190,13 +192,14 @@ def run(
         space=space,
         duration_s=time.monotonic() - started,
         outcomes=outcomes,
-        tokens_seen=tokens["seen"],
-        tokens_truncated=tokens["truncated"],
+        tokens_seen=texts["seen"],
+        tokens_truncated=texts["truncated"],
         usage=usage,
         quality=quality,
         work=progress.current().since(before),
         indexes=indexes,
         failures=failures,
+        moderated={name: texts[name] for name in MODERATED} if config.moderation is not None else {},
     )
 
 
@@ -209,7 +212,7 @@ def check_ready(config: Config) -> None:
     """
     if not config.sources:
         raise BadConfig("no sources are configured: add a [[sources]] table, as the README shows")
-    load_tokenizer(config.model)
+    load_words(config.model)
 
 
 def owner_of(config: Config, source: Source) -> str:
@@ -240,6 +243,8 @@ def job_for(config: Config, source: Source, store: Store, space: EmbeddingSpace,
         config.chunking,
         config.cache,
         config.privacy,
+        config.allowance,
+        config.moderation,
     )
 
 
@@ -302,7 +307,7 @@ def _run_source(
     build: BuildExtractor,
     target: Target,
 ) -> Generator[tuple[Counter[str], Counter[str]]]:
-    """Store what a source has, slice by slice; outcomes and tokens of each.
+    """Store what a source has, slice by slice; outcomes of each, and what is counted of its texts.
 
     Raises:
         _Unreadable: the source could not be read to its end.
@@ -342,14 +347,14 @@ def store_slice(
     target: Target = HERE,
     note: Callable[[str], None] | None = None,
 ) -> tuple[Counter[str], Counter[str]]:
-    """Put a slice through the pipeline, then keep its cursor; gives outcomes and tokens.
+    """Put a slice through the pipeline, then keep its cursor; gives outcomes, and counts of texts.
 
     Args:
         note: told how the job stands, where the target knows.
     Raises:
         PipelineError: of any kind; the cursor is where it was.
     """
-    counted, tokens = run_pages(piece.pages, job, target, note)
+    counted, texts = run_pages(piece.pages, job, target, note)
     counts = accounted(piece.pages, counted)
     runs.commit_slice(
         connection,
@@ -362,7 +367,7 @@ def store_slice(
         counts,
     )
     _tell(connection, job, piece.pages, counts)
-    return counts, tokens
+    return counts, texts
 
 
 def store_pages(connection: psycopg.Connection, job: IngestJob, pages: Sequence[Page]) -> Counter[str]:
@@ -389,7 +394,7 @@ def _tell(
 def run_pages(
     pages: Sequence[Page], job: IngestJob, target: Target = HERE, note: Callable[[str], None] | None = None
 ) -> tuple[Counter[str], Counter[str]]:
-    """Put pages through the pipeline, keeping no account of it; gives outcomes and tokens.
+    """Put pages through the pipeline, keeping no account of it; gives outcomes, and counts of texts.
 
     Raises:
         PipelineError: of any kind.

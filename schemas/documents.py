@@ -258,7 +258,7 @@ class DeadLetter:
     """A record that could not be processed, kept whole so that it can be tried again.
 
     Args:
-        stage: step that gave up: `read`, `extract`, `redact`, `chunk`, `embed`, `quality`, `store`.
+        stage: step that gave up: `read`, `extract`, `redact`, `chunk`, `moderate`, `embed`, `quality`, `store`.
         error_type: name of the class in `schemas.errors`.
         reason: what to know; no record text.
         record: the record; for a line that is no record, one with the line as payload.

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 SKIPPED_PREFIX = "skipped:"
 
+MODERATED = ("judged", "flagged", "refused", "passed")
+"""What moderation makes of a document: found good; found bad; judged by nobody, and therefore refused or let pass."""
+
 
 class Outcome(StrEnum):
     """Beside these, `skipped:<reason>` counts records a source passed over."""

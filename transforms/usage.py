@@ -84,7 +84,7 @@ def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
 
 
 def usage_of_run(connection: psycopg.Connection, run_id: UUID) -> RunUsage:
-    """What a run used; zeros for a run that called nothing."""
+    """What a run used to embed, moderation left out; zeros for a run that called nothing."""
     with connection.cursor(row_factory=class_row(RunUsage)) as cursor:
         found = cursor.execute(
             "SELECT count(*) FILTER (WHERE input_count > 0) AS calls, count(error_type) AS failed_calls,"
@@ -92,7 +92,7 @@ def usage_of_run(connection: psycopg.Connection, run_id: UUID) -> RunUsage:
             " coalesce(sum(reused), 0) AS reused, coalesce(sum(cost_usd), 0) AS cost_usd,"
             " coalesce(sum(machine_seconds), 0) AS machine_seconds, coalesce(sum(latency_s), 0) AS latency_s,"
             " coalesce(sum(cache_hits), 0) AS cache_hits"
-            " FROM ai_usage_tracking WHERE run_id = %s",
+            " FROM ai_usage_tracking WHERE run_id = %s AND operation <> 'moderate'",
             [run_id],
         ).fetchone()
     return found or RunUsage(0, 0, 0, 0, 0, Decimal(0), 0.0, 0.0, 0)

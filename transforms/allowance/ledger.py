@@ -32,6 +32,7 @@ _WINDOW = """
 SELECT provider, floor(extract(epoch FROM occurred_at) * %(buckets)s / %(window_s)s)::bigint AS bucket,
        count(*) FILTER (WHERE input_count > 0), coalesce(sum(coalesce(tokens_reported, tokens)), 0)::bigint
 FROM ai_usage_tracking WHERE client = %(client)s AND occurred_at >= %(since)s AND provider <> 'local'
+  AND operation <> 'moderate'
 GROUP BY provider, bucket
 """
 

@@ -53,7 +53,7 @@ CROSS JOIN LATERAL (
            percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_s) FILTER (WHERE error_type IS NULL) AS p95_s
     FROM (
         SELECT error_type, latency_s FROM ai_usage_tracking
-        WHERE integration = i.name AND occurred_at > %s ORDER BY occurred_at DESC LIMIT %s
+        WHERE integration = i.name AND operation <> 'moderate' AND occurred_at > %s ORDER BY occurred_at DESC LIMIT %s
     ) AS latest
 ) AS c
 ORDER BY i.name
