@@ -6,6 +6,8 @@ gateway that leaves a prefix out all give vectors that look right and find nothi
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import numpy as np
 import psycopg
 
@@ -52,6 +54,32 @@ def keep_canaries(
             " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
             rows,
         )
+
+
+def proven_at(
+    connection: psycopg.Connection, space_id: str, purpose: Purpose, endpoint: bytes
+) -> datetime | None:
+    """When an endpoint last gave the canaries of a space.
+
+    Args:
+        endpoint: digest of its configuration.
+    """
+    found = connection.execute(
+        "SELECT proven_at FROM endpoint_proofs WHERE space_id = %s AND purpose = %s AND endpoint = %s",
+        [space_id, purpose, endpoint],
+    ).fetchone()
+    return None if found is None else found[0]
+
+
+def keep_proof(
+    connection: psycopg.Connection, space_id: str, purpose: Purpose, endpoint: bytes, now: datetime
+) -> None:
+    """An endpoint gave the canaries of a space."""
+    connection.execute(
+        "INSERT INTO endpoint_proofs (space_id, purpose, endpoint, proven_at) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (space_id, purpose, endpoint) DO UPDATE SET proven_at = EXCLUDED.proven_at",
+        [space_id, purpose, endpoint, now],
+    )
 
 
 def compare(known: Vectors, given: Vectors, integration: str) -> None:

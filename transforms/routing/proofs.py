@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 from schemas.errors import CanaryMismatch, EngineFailed, RateLimited
+from schemas.ids import settings_digest
 from transforms.embedders.base import Vectors
 from transforms.providers.base import Purpose
 from transforms.routing import canaries
@@ -17,6 +19,9 @@ from transforms.routing.session import SharedSession
 
 TRIED_ELSEWHERE_S = 1.0
 """Between two looks at an endpoint that another worker tries."""
+
+PROOF_HOLDS = timedelta(hours=1)
+"""For the queries of other processes; what embeds documents proves its endpoints whenever it starts."""
 
 Pause = Callable[[float], None]
 
@@ -51,7 +56,7 @@ class Proofs:
             with endpoint.alone(pause):
                 if not breaker.is_closed:
                     self._try_again(endpoint, purpose, pause)
-                elif anew or purpose not in endpoint.proven:
+                elif anew or not (purpose in endpoint.proven or self._was_proven(endpoint, purpose)):
                     self._raise_if_limited(endpoint)
                     or_not_now(endpoint, lambda: self._prove(endpoint, purpose, pause))
         self._raise_if_limited(endpoint)
@@ -94,6 +99,24 @@ class Proofs:
             known = self._begin(endpoint, purpose, reply.vectors)
         canaries.compare(known, reply.vectors, endpoint.name)
         endpoint.proven.add(purpose)
+        if purpose == "query":
+            key, now = _digest(endpoint), self._requests.now()
+            self._session.run(
+                lambda connection: canaries.keep_proof(connection, self._space_id, purpose, key, now)
+            )
+
+    def _was_proven(self, endpoint: Endpoint, purpose: Purpose) -> bool:
+        """Whether a search of the last hour has proven it: each is a process of its own."""
+        if purpose != "query":
+            return False
+        key = _digest(endpoint)
+        at = self._session.run(
+            lambda connection: canaries.proven_at(connection, self._space_id, purpose, key)
+        )
+        if at is None or self._requests.now() - at > PROOF_HOLDS:
+            return False
+        endpoint.proven.add(purpose)
+        return True
 
     def _begin(self, endpoint: Endpoint, purpose: Purpose, vectors: Vectors) -> Vectors:
         """Keep what the space begins with, unless another worker was quicker; gives what holds."""
@@ -114,3 +137,7 @@ class Proofs:
         if known is not None:
             self._known[purpose] = known
         return known
+
+
+def _digest(endpoint: Endpoint) -> bytes:
+    return settings_digest(endpoint.integration.model_dump(mode="json"))

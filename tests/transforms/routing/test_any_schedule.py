@@ -1,4 +1,4 @@
-"""Whatever goes wrong in whatever order: each text is embedded once or waits, in its own space, and is paid for once."""
+"""Whatever goes wrong in whatever order: each text is embedded once or waits, in its own space, and paid for once."""
 
 from __future__ import annotations
 

@@ -25,12 +25,14 @@ from schemas.errors import (
     ProviderUnavailable,
     RateLimited,
 )
+from schemas.integrations import Integration
 from tests.fakes.embedding_provider import vector_of
 from tests.transforms.routing.world import (
     DIMENSIONS,
     WEIGHTS,
     FakeClock,
     FakeEndpoint,
+    integration,
     ledger,
     quick,
     router_over,
@@ -151,6 +153,26 @@ def test_queries_are_proven_apart_from_documents(opened: Open, clock: FakeClock)
         router.embed(TEXTS, "document", 5, clock.pause)
         router.embed(TEXTS, "query", 5, clock.pause)
     assert a.requests == 6
+
+
+def test_a_search_takes_the_proof_of_another_within_the_hour_unless_the_endpoint_was_changed(
+    opened: Open, clock: FakeClock
+) -> None:
+    a = FakeEndpoint()
+
+    def search(configure: Callable[[str], Integration]) -> int:
+        before = a.requests
+        opened({"a": a}, configure=configure).embed(["a query"], "query", 2, clock.pause)
+        return a.requests - before
+
+    assert [search(integration) for _ in range(3)] == [2, 1, 1]
+    assert search(quick) == 2, "its configuration is another"
+    clock.time_s += 3601
+    assert search(integration) == 2
+    with_documents = opened({"a": a})
+    before = a.requests
+    embed(with_documents, clock)
+    assert a.requests - before == 2, "what embeds documents proves its endpoints itself"
 
 
 def test_a_rate_limit_is_waited_for_as_long_as_it_says(opened: Open, clock: FakeClock) -> None:
