@@ -19,6 +19,7 @@ from schemas import errors
 from transforms.chunk import TOKENS
 from transforms.moderate import MODERATION
 from transforms.outcomes import NAMESPACE as OUTCOMES
+from transforms.redact import REDACTED
 
 PROGRESS_S = 1.0
 OURS = re.compile(r"(?:^|[\s:])(?:schemas\.errors\.(\w+): (.*)|(KeyboardInterrupt)\b)")
@@ -35,7 +36,8 @@ def run_bounded(
         build: wires the steps.
         note: told how the job stands, where the target knows.
     Returns:
-        Counts of outcomes; and of texts: tokens (`seen`, `truncated`), documents by what moderation made of them.
+        Counts of outcomes; and of texts: tokens (`seen`, `truncated`), documents by what moderation made of them,
+            values replaced by their kind.
     Raises:
         PipelineError: of the type a step raised, where it was one of ours.
         KeyboardInterrupt: Ctrl-C in the middle of a step; a job elsewhere is cancelled.
@@ -49,13 +51,18 @@ def run_bounded(
     except RuntimeError as error:
         raise original_error(error) from error
     counters = result.metrics().query(MetricsFilter())["counters"]
-    counts: dict[str, Counter[str]] = {OUTCOMES: Counter(), TOKENS: Counter(), MODERATION: Counter()}
+    counts: dict[str, Counter[str]] = {
+        OUTCOMES: Counter(),
+        TOKENS: Counter(),
+        MODERATION: Counter(),
+        REDACTED: Counter(),
+    }
     for counter in counters:
         name = counter.key.metric
         if name.namespace in counts:
             # Flink commits none; its attempts are those of the tasks that ended well.
             counts[name.namespace][name.name] += counter.result
-    return counts[OUTCOMES], counts[TOKENS] + counts[MODERATION]
+    return counts[OUTCOMES], counts[TOKENS] + counts[MODERATION] + counts[REDACTED]
 
 
 def _wait(result: PipelineResult) -> None:

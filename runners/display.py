@@ -84,6 +84,7 @@ def summary_as_dict(summary: RunSummary) -> dict[str, Any]:
         "chunk_s": round(summary.work.chunk_s, 3),
         "waited_for_engine_s": round(summary.work.wait_s, 3),
         "moderation": summary.moderated,
+        "redacted": summary.redacted,
         "quality": {**dataclasses.asdict(summary.quality), "quality_score": summary.quality.quality_score},
         "indexes": {client: dataclasses.asdict(report) for client, report in summary.indexes.items()},
         "failures": summary.failures,
@@ -114,6 +115,9 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         "cost": f"${usage.cost_usd:.4f} and {usage.machine_seconds:,.1f} machine seconds",
         "quality": f"{quality.quality_score:.4f} over {quality.vectors:,} vectors",
     }
+    if summary.redacted:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in summary.redacted.items())
+        facts["redacted"] = f"{sum(summary.redacted.values()):,} values: {kinds}"
     if summary.moderated:
         counts = summary.moderated
         facts["moderation"] = (

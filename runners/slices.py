@@ -34,6 +34,7 @@ from schemas.sources import Source
 from schemas.spaces import EmbeddingSpace
 from transforms import progress, runs
 from transforms.changes import split_page
+from transforms.detectors.base import KINDS
 from transforms.embedders.loading import load_words
 from transforms.embedders.models import space_of
 from transforms.postgres import Store, open_store
@@ -68,6 +69,7 @@ class RunSummary:
         tokens_seen: tokens of the documents' texts that were cut into chunks.
         tokens_truncated: of those, in no chunk.
         moderated: documents by what moderation made of them, `judged` among them; empty where nobody judges.
+        redacted: kind -> values that were replaced in the texts worked on.
         work: in this process, the engine's time and that of the steps beside it among it.
         indexes: for each client, what became of its FAISS index.
         failures: for each source that could not be read to its end, why, on one line.
@@ -85,6 +87,7 @@ class RunSummary:
     indexes: dict[str, IndexReport] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     moderated: dict[str, int] = field(default_factory=dict)
+    redacted: dict[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -200,6 +203,7 @@ def run(
         indexes=indexes,
         failures=failures,
         moderated={name: texts[name] for name in MODERATED} if config.moderation is not None else {},
+        redacted={kind: texts[kind] for kind in KINDS if texts[kind]},
     )
 
 

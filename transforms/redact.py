@@ -8,9 +8,13 @@ from typing import Any
 
 import apache_beam as beam
 import orjson
+from apache_beam.metrics import Metrics
 
 from schemas.documents import DeadLetter, Document
 from transforms.redaction import REDACTOR_VERSION, redact_text, redact_value
+
+REDACTED = "headrace.redacted"
+"""Namespace of the counters of values replaced, by kind."""
 
 
 def redaction_settings() -> dict[str, Any]:
@@ -87,7 +91,10 @@ class _RedactFn(beam.DoFn):  # type: ignore[misc]
             yield document
             return
         try:
-            yield redact_document(document)
+            redacted = redact_document(document)
+            for kind, values in redacted.redactions.items():
+                Metrics.counter(REDACTED, kind).inc(values)
+            yield redacted
         except Exception as error:  # what cannot be redacted does not pass, and the others go on
             name = type(error).__name__
             reason = f"unexpected {name} while redacting: a defect of headrace"

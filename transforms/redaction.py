@@ -9,12 +9,13 @@ from typing import Any
 from transforms.detectors.addresses import find_emails, find_ips
 from transforms.detectors.base import KINDS, Detector, Finding
 from transforms.detectors.numbers import find_numbers
+from transforms.detectors.passwords import find_passwords
 from transforms.detectors.secrets import find_secrets
 
-REDACTOR_VERSION = 1
+REDACTOR_VERSION = 2
 """Part of the fingerprint of what was redacted: raise it when the same text would be redacted in another way."""
 
-DETECTORS: tuple[Detector, ...] = (find_secrets, find_emails, find_numbers, find_ips)
+DETECTORS: tuple[Detector, ...] = (find_secrets, find_passwords, find_emails, find_numbers, find_ips)
 
 MAX_PASSES = 8
 """A placeholder may set free what stood against the value it replaced; each pass leaves less to find."""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pipelines.report import read_status
 from pipelines.search import search
+from runners import display
 from runners.progress_bar import run_progress
 from runners.retry import retry_dead_letters
 from schemas.config import Config, Model, Privacy
@@ -68,13 +69,14 @@ def test_no_value_of_the_labelled_set_is_left_in_any_table(
     path = write_export(tmp_path / "jira.jsonl", [*issues, bad])
     path.write_bytes(path.read_bytes() + f'{{"id": 8, "torn": "{EMAIL}\n'.encode())
     config = make_config(path).model_copy(update={"privacy": ALWAYS})
-    run_quietly(config)
+    summary = run_quietly(config)
     with database.connect() as connection:
         stored = everything_stored(connection)
         redactions = read_status(config, config.client)["redactions"]
     assert [value for value in [EMAIL, *values()] if value in stored] == []
     assert "[EMAIL]" in stored
     assert redactions["EMAIL"] > len(POSITIVES)
+    assert summary.redacted == display.summary_as_dict(summary)["redacted"] == redactions
     assert len(redactions) == len({one.kind for item in POSITIVES for one in item.wanted})
 
 
@@ -107,7 +109,7 @@ def test_where_the_engine_is_local_external_only_is_as_good_as_off(
 
 def test_a_client_may_differ() -> None:
     privacy = Privacy(redact="off", clients={"acme": "always", "weir": "external_only"})
-    elsewhere = Model().model_copy(update={"engine": "elsewhere"})
+    elsewhere = Model(integration="gateway", name="acme/embed", dimensions=16, max_tokens=64)
     assert [privacy.redacts(client, Model()) for client in ("acme", "weir", "other")] == [True, False, False]
     assert [privacy.redacts(client, elsewhere) for client in ("acme", "weir", "other")] == [True, True, False]
 

@@ -112,6 +112,8 @@ PIECES = st.sampled_from(
         "0",
         "4",
         "aws",
+        "password: ",
+        "pwd=",
         "ſ",
         "K",
     ]
@@ -197,6 +199,9 @@ def test_a_card_number_with_any_one_digit_changed_is_none(seed: int) -> None:
         "aws key ",
         "eyJ.",
         "1.1.1.",
+        "password:",
+        "pwd=a1",
+        "--password a",
     ],
 )
 def test_time_grows_no_faster_than_the_text(piece: str) -> None:

@@ -121,7 +121,7 @@ _KEY_END = re.compile(
     r"-----END [A-Z0-9 ]{1,40}-----|---- END [A-Z0-9 ]{1,40}----|Private-MAC: ?[0-9a-f]{40,64}"
 )
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/=]{32}")
-_KEY_LINES = re.compile(r"[^\n]*(?:(?:\s|\\n|\\r)*[A-Za-z0-9+/=]{16,})+")
+_KEY_LINES = re.compile(r"[^\n]{0,200}(?:(?:\s|\\n|\\r)*[A-Za-z0-9+/=]{16,})+")
 MAX_KEY_CHARS = 20_000
 """An RSA key of 16,384 bits in PEM has 12,900."""
 
