@@ -49,7 +49,7 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Calls, tokens, machine seconds and dollars, and what the cache saved."""
+    """Calls, tokens, machine seconds and dollars, and what the cache saved; beside it, what gateways have counted."""
     settings = load_config(config)
     if chargeback is not None:
         _charge(settings, chargeback, client, as_csv, as_json)
@@ -59,12 +59,16 @@ def usage(
     columns = _parsed("--by", by, parse_columns)
     days = _parsed("--range", period, partial(parse_period, today=datetime.now(UTC).date()))
     report = read_usage(settings, columns, days, client)
-    if as_json:
-        print_json(display_usage.usage_as_dict(report))
-    elif as_csv:
+    if as_csv:
         display_usage.write_csv(display_usage.usage_fields(columns), display_usage.usage_rows(report))
+        return
+    from pipelines.usage_gateways import gateway_totals
+
+    gateways = gateway_totals(settings) if client is None else []  # a key may serve several clients
+    if as_json:
+        print_json(display_usage.usage_as_dict(report, gateways))
     else:
-        display_usage.print_usage(out, report)
+        display_usage.print_usage(out, report, gateways)
 
 
 def _charge(settings: Config, months: str, client: str | None, as_csv: bool, as_json: bool) -> None:

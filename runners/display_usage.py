@@ -17,6 +17,7 @@ from transforms.usage import hit_rate
 
 if TYPE_CHECKING:
     from pipelines.usage import Chargeback, UsageReport
+    from pipelines.usage_gateways import GatewayTotal
     from transforms.usage_sums import Column, UsageSums
 
 SUM_FIELDS = (
@@ -59,13 +60,23 @@ def usage_rows(report: UsageReport) -> list[dict[str, Any]]:
     return [{**row.group, **sums_as_dict(row.sums)} for row in report.rows]
 
 
-def usage_as_dict(report: UsageReport) -> dict[str, Any]:
+def usage_as_dict(report: UsageReport, gateways: Sequence[GatewayTotal]) -> dict[str, Any]:
     """A report for programs."""
     return {
         "first_day": report.period.first,
         "last_day": report.period.last,
         "rows": usage_rows(report),
         "total": sums_as_dict(report.total),
+        "gateways": [
+            {
+                "integrations": total.integrations,
+                "ours_usd": _plain(total.ours_usd),
+                "theirs_usd": _plain(total.theirs_usd),
+                "difference_usd": _plain(total.difference_usd),
+                "problem": total.problem,
+            }
+            for total in gateways
+        ],
     }
 
 
@@ -100,11 +111,35 @@ def write_csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     writer.writerows(rows)
 
 
-def print_usage(console: Console, report: UsageReport) -> None:
-    """A table with its total."""
-    if not report.rows:
+def print_usage(console: Console, report: UsageReport, gateways: Sequence[GatewayTotal]) -> None:
+    """A table with its total, then what gateways say."""
+    if report.rows:
+        _print_rows(console, report)
+    else:
         console.print(f"Nothing was embedded from {report.period.first} to {report.period.last}.")
-        return
+    if gateways:
+        _print_gateways(console, gateways)
+
+
+def _print_gateways(console: Console, gateways: Sequence[GatewayTotal]) -> None:
+    """Ours and theirs, each since it began to count."""
+    table = _table(["gateway"], ("ours, ever", "theirs", "difference"))
+    for total in gateways:
+        names = ", ".join(total.integrations)
+        table.add_row(
+            names, _dollars(total.ours_usd), _dollars(total.theirs_usd), _dollars(total.difference_usd)
+        )
+    console.print(table)
+    for total in gateways:
+        if total.problem is not None:
+            console.print(f"  {total.integrations[0]}: {total.problem}", markup=False, soft_wrap=True)
+
+
+def _dollars(usd: Decimal | None) -> str:
+    return "-" if usd is None else f"${usd:,.4f}"
+
+
+def _print_rows(console: Console, report: UsageReport) -> None:
     groups = [list(row.group.values()) for row in report.rows]
     table = _table([name.replace("_", " ") for name in report.rows[0].group], PEOPLES_COLUMNS)
     for group, row in zip(groups, report.rows, strict=True):

@@ -117,6 +117,15 @@ def sum_usage(
     return rows, total.sums
 
 
+def spent_through(connection: psycopg.Connection, integrations: Sequence[str]) -> Decimal:
+    """Dollars of all calls that ever went through some endpoints."""
+    found = connection.execute(
+        "SELECT coalesce(sum(cost_usd), 0) FROM ai_usage_tracking WHERE integration = ANY(%s)",
+        [list(integrations)],
+    ).fetchone()
+    return Decimal(found[0]) if found else Decimal(0)
+
+
 def refresh_daily_usage(connection: psycopg.Connection) -> None:
     """Bring the materialised view `ai_usage_daily` up to the ledger; those who read it meanwhile need not wait."""
     connection.execute("REFRESH MATERIALIZED VIEW CONCURRENTLY ai_usage_daily")

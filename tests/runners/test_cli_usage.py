@@ -10,9 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.fakes.embedding_provider import FakeProvider
+from tests.fakes.serving import serve
 from tests.runners.world import Headrace
 from tests.transforms.test_usage import event
 from transforms.postgres import Store
@@ -91,3 +94,49 @@ def test_what_cannot_be_asked_is_refused_by_name(
 ) -> None:
     code, _, err = headrace("usage", "-c", billed, *wrong)
     assert (code, wrong[0] in err) == (2, True)
+
+
+GATEWAYS = """
+[[integrations]]
+name = "proxy-{name}"
+provider = "gateway"
+model = "fake-small"
+url = "{url}"
+api_key = "env:FAKE_GATEWAY_KEY"
+dimensions = 16
+price_usd_per_million_tokens = 0.02
+price_as_of = 2026-11-21
+"""
+
+
+def test_what_a_gateway_has_counted_stands_beside_the_ledger_with_the_difference(
+    database: Store, write_config: Callable[[str], Path], headrace: Headrace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeProvider(tokens_billed=5_000_000)  # 0.1 dollars
+    monkeypatch.setenv("FAKE_GATEWAY_KEY", fake.key)
+    with serve(fake) as url, serve(silent) as other:
+        config = write_config(
+            GATEWAYS.format(name="a", url=url)
+            + GATEWAYS.format(name="b", url=url)
+            + GATEWAYS.format(name="c", url=other)
+        )
+        with database.connect() as connection:
+            for name, cost in (("proxy-a", "0.06"), ("proxy-b", "0.03"), ("proxy-c", "0.5"), (None, "9")):
+                write_usage(connection, replace(event(), integration=name, cost_usd=Decimal(cost)))
+        code, out, _ = headrace("usage", "-c", config, "--json")
+        shown = headrace("usage", "-c", config)[1]
+        mine = json.loads(headrace("usage", "-c", config, "--client", "acme", "--json")[1])
+    shared, unknown = json.loads(out)["gateways"]
+    assert (code, shared["integrations"]) == (0, ["proxy-a", "proxy-b"])
+    figures = [Decimal(shared[name]) for name in ("ours_usd", "theirs_usd", "difference_usd")]
+    assert figures == [Decimal("0.09"), Decimal("0.1"), Decimal("0.01")]
+    assert (unknown["theirs_usd"], Decimal(unknown["ours_usd"])) == (None, Decimal("0.5"))
+    assert "proxy-c" in unknown["problem"]
+    assert ("$0.0900" in shown, "$0.0100" in shown, unknown["problem"] in shown) == (True, True, True)
+    assert mine["gateways"] == []
+
+
+async def silent(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """A gateway that counts nothing, as Text Embeddings Inference."""
+    await send({"type": "http.response.start", "status": 404, "headers": []})
+    await send({"type": "http.response.body", "body": b"{}"})
