@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,9 +54,9 @@ def to_vectors(
 
 def whole_number(value: Any) -> int | None:
     """A count as an answer says it, 12 or 12.0; None where it says none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value)
+    return int(value) if math.isfinite(value) and value >= 0 and value == int(value) else None
 
 
 def listed_reply(place: str, answer: Answer, count: int, dimensions: int) -> Reply:

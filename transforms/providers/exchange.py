@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -247,6 +248,7 @@ class JsonClient:
             },
             timeout=httpx.Timeout(self._bounds.read_s, connect=self._bounds.connect_s),
             limits=httpx.Limits(max_connections=1),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             verify=_certificates(),
         )
         self._clients.append(client)
