@@ -155,7 +155,7 @@ class Moderator:
             judged = self._judge.judge([one.text for one in batch])
             request_id = judged.request_id
             return judged.verdicts
-        except PipelineError as error:
+        except BaseException as error:
             failure = type(error).__name__
             raise
         finally:
