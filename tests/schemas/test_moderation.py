@@ -10,7 +10,6 @@ from schemas.config import Model, Privacy, load_config
 from schemas.errors import BadConfig
 from schemas.moderation import Moderation
 
-
 WHO = '[moderation]\nintegration = "main"\n'
 
 
