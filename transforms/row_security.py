@@ -92,7 +92,8 @@ def grant_reader(connection: psycopg.Connection, role: str, client: str) -> bool
         )
         for table in (*READABLE, *_chunk_tables(connection)):
             connection.execute(_grant("SELECT", table, role))
-        connection.execute(_grant("INSERT", "ai_usage_tracking", role))
+        # Its own searches are noted by an upsert, which asks for both; no policy lets it update any row.
+        connection.execute(_grant("INSERT, UPDATE", "ai_usage_tracking", role))
     return made
 
 

@@ -172,6 +172,8 @@ TRICKS = [
     "COPY documents TO PROGRAM 'cat'",
     "UPDATE documents SET client = 'acme'",
     "DELETE FROM documents",
+    "UPDATE ai_usage_tracking SET client = 'acme', cost_usd = 0",
+    "DELETE FROM ai_usage_tracking",
     "SELECT * FROM documents FOR UPDATE",
     "CREATE TEMP TABLE mine AS SELECT * FROM documents; ANALYZE documents",
 ]
@@ -193,6 +195,7 @@ def test_no_setting_and_no_statement_shows_a_reader_more(
                     looks += 1
         filled.execute(sql.SQL("ALTER ROLE {} RESET ALL").format(sql.Identifier(role)))
     assert looks > 3 * len(TRICKS)
+    assert filled.execute("SELECT count(*), sum(cost_usd) FROM ai_usage_tracking").fetchone() == (2, 2)
     assert clients_seen(filled, "documents") == set(CLIENTS)
 
 
@@ -214,6 +217,38 @@ def test_a_function_in_a_condition_is_not_shown_other_rows(
                 )
             )
     assert told == ["secret of acme", "secret of acme", "acme"]
+
+
+def test_the_planners_statistics_are_not_shown_to_a_reader(
+    filled: psycopg.Connection, database: Store, role: str
+) -> None:
+    grant_reader(filled, role, "acme")
+    filled.execute("ANALYZE")
+    query = "SELECT count(*) FROM pg_stats WHERE tablename = ANY(%s)"
+    tables_of_clients = [["documents", CHUNKS, "ai_usage_tracking", "ai_usage_daily"]]
+    assert filled.execute(query, tables_of_clients).fetchone() != (0,)
+    with connected(database, role) as reader:
+        assert reader.execute(query, tables_of_clients).fetchone() == (0,)
+
+
+def test_the_owners_searches_are_planned_as_if_there_were_no_policies(
+    filled: psycopg.Connection, role: str
+) -> None:
+    grant_reader(filled, role, "acme")
+    queries = [
+        "SELECT row_id FROM {} WHERE client = 'acme' ORDER BY embedding <=> '[1,2,3,4]' LIMIT 3",
+        "SELECT count(*) FROM {} WHERE search @@ 'secret'::tsquery",
+        "SELECT title FROM {} JOIN documents USING (document_id) WHERE row_id = 1",
+    ]
+
+    def plans() -> list[str]:
+        statements = [sql.SQL("EXPLAIN " + query).format(sql.Identifier(CHUNKS)) for query in queries]
+        return [str(filled.execute(statement).fetchall()) for statement in statements]
+
+    with_policies = plans()
+    for table in ("documents", CHUNKS):
+        filled.execute(sql.SQL("ALTER TABLE {} DISABLE ROW LEVEL SECURITY").format(sql.Identifier(table)))
+    assert plans() == with_policies
 
 
 def test_a_role_without_a_grant_of_headrace_sees_nothing_even_with_one_of_postgres(
