@@ -15,7 +15,16 @@ from uuid import UUID
 
 import typer
 
-from runners import cli_backfill, cli_integrations, cli_jobs, cli_looks, cli_readers, cli_usage, display
+from runners import (
+    cli_backfill,
+    cli_budgets,
+    cli_integrations,
+    cli_jobs,
+    cli_looks,
+    cli_readers,
+    cli_usage,
+    display,
+)
 from runners.cli_looks import dead_letters
 from runners.cli_shared import (
     DEFAULT_CONFIG,
@@ -258,6 +267,7 @@ app.add_typer(cli_usage.app)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(cli_jobs.app, name="job")
 app.add_typer(cli_integrations.app, name="integrations")
+app.add_typer(cli_budgets.app, name="budgets")
 app.add_typer(cli_readers.app, name="readers")
 
 

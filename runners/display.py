@@ -88,6 +88,7 @@ def summary_as_dict(summary: RunSummary) -> dict[str, Any]:
         "quality": {**dataclasses.asdict(summary.quality), "quality_score": summary.quality.quality_score},
         "indexes": {client: dataclasses.asdict(report) for client, report in summary.indexes.items()},
         "failures": summary.failures,
+        "parked": summary.parked,
     }
 
 
@@ -134,6 +135,9 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     print_facts(console, facts)
     for reason, number in sorted(skipped(summary.totals).items()):
         console.print(f"  skipped {number:,}: {reason}", highlight=False)
+    for reason, number in summary.parked.items():
+        line = f"  parked {number:,} until an endpoint can be asked; tried again by itself: {reason}"
+        console.print(Text(line, style="yellow"), soft_wrap=True)
     if summary.totals[Outcome.DEAD_LETTERED]:
         console.print("  why records were dead-lettered: headrace dead-letters list", style="yellow")
 

@@ -17,6 +17,7 @@ import psycopg
 from extractors.base import Extractor, Page, Stamped, Verifiable
 from pipelines.reconcile import SourceReport, reconcile
 from runners.deliveries import process_deliveries
+from runners.parking import parked_pages
 from runners.slices import BuildExtractor, Slice, cut, job_for
 from schemas.config import Config, Slices
 from schemas.errors import SetupError
@@ -142,6 +143,8 @@ class Reader:
                         self._process_deliveries(look, connection, watched.extractor)
                     case "reconcile":
                         self._reconcile(look, connection, watched.extractor)
+                job = job_for(self._config, watched.source, self._store, self._space, look.run_id)
+                self._give(look, parked_pages(connection, job), is_poll=False)
         except BaseException as caught:  # whatever it is, the others go on
             error = caught
         self._events.put(Ended(look, error))

@@ -23,6 +23,7 @@ from extractors.read import build_extractor
 from pipelines.ingest import IngestJob
 from pipelines.ingest import build as build_pipeline
 from runners.direct import run_bounded
+from runners.parking import parked_pages
 from runners.progress_bar import RunProgress
 from runners.spools import spooled
 from runners.targets import HERE, Target
@@ -34,6 +35,7 @@ from schemas.sources import Source
 from schemas.spaces import EmbeddingSpace
 from transforms import progress, runs
 from transforms.changes import split_page
+from transforms.dead_letters import count_parked
 from transforms.detectors.base import KINDS
 from transforms.embedders.loading import load_words
 from transforms.embedders.models import space_of
@@ -73,6 +75,7 @@ class RunSummary:
         work: in this process, the engine's time and that of the steps beside it among it.
         indexes: for each client, what became of its FAISS index.
         failures: for each source that could not be read to its end, why, on one line.
+        parked: why documents wait for an endpoint -> how many; they are tried again by themselves.
     """
 
     run_id: UUID
@@ -86,6 +89,7 @@ class RunSummary:
     work: Counts
     indexes: dict[str, IndexReport] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    parked: dict[str, int] = field(default_factory=dict)
     moderated: dict[str, int] = field(default_factory=dict)
     redacted: dict[str, int] = field(default_factory=dict)
 
@@ -182,11 +186,16 @@ def run(
                             after_slice(connection)
                 except _Unreadable as error:
                     failures[source.name] = one_line(error)
+            for source in config.sources:
+                job = job_for(config, source, store, space, run_id)
+                for piece in cut(parked_pages(connection, job), config.slices):
+                    outcomes[source.name] += store_pages(connection, job, piece.pages, target)
             indexes = refresh_indexes(
                 connection, config, space, any(map(wrote, outcomes.values())), bar, build_index
             )
             quality = summarise_run(connection, config.client, run_id, space.space_id, first_row_id)
             usage = usage_of_run(connection, run_id)
+            parked = _parked(connection, owners(config))
             if failures:
                 said = "; ".join(f"{name}: {why}" for name, why in failures.items())
                 runs.finish_run(connection, run_id, "failed", said)
@@ -202,9 +211,17 @@ def run(
         work=progress.current().since(before),
         indexes=indexes,
         failures=failures,
+        parked=parked,
         moderated={name: texts[name] for name in MODERATED} if config.moderation is not None else {},
         redacted={kind: texts[kind] for kind in KINDS if texts[kind]},
     )
+
+
+def _parked(connection: psycopg.Connection, clients: Sequence[str]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for client in clients:
+        total.update(count_parked(connection, client))
+    return dict(total)
 
 
 def check_ready(config: Config) -> None:
@@ -374,13 +391,15 @@ def store_slice(
     return counts, texts
 
 
-def store_pages(connection: psycopg.Connection, job: IngestJob, pages: Sequence[Page]) -> Counter[str]:
+def store_pages(
+    connection: psycopg.Connection, job: IngestJob, pages: Sequence[Page], target: Target = HERE
+) -> Counter[str]:
     """Put pages whose cursors mean nothing through the pipeline; gives outcomes.
 
     Raises:
         PipelineError: of any kind.
     """
-    counted, _ = run_pages(pages, job)
+    counted, _ = run_pages(pages, job, target)
     counts = accounted(pages, counted)
     runs.add_counts(connection, job.run_id, job.source.name, counts)
     _tell(connection, job, pages, counts)

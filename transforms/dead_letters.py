@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -151,14 +151,29 @@ def count_open(connection: psycopg.Connection, client: str) -> int:
 MAX_PARKED_REASONS = 5
 
 
-def parked_ids(connection: psycopg.Connection, client: str, source: str) -> list[UUID]:
-    """Open letters of a source's documents that no endpoint could embed, those that wait longest first."""
+def parked_letters(connection: psycopg.Connection, client: str, source: str) -> dict[UUID, int]:
+    """Open letters of a source's documents that no endpoint could embed -> attempts; longest waiting first."""
     rows = connection.execute(
-        "SELECT dead_letter_id FROM dead_letters WHERE client = %s AND source = %s AND error_type = 'Parked'"
-        " AND resolved_at IS NULL ORDER BY last_seen_at",
+        "SELECT dead_letter_id, attempts FROM dead_letters WHERE client = %s AND source = %s"
+        " AND error_type = 'Parked' AND resolved_at IS NULL ORDER BY last_seen_at",
         [client, source],
     )
-    return [key for (key,) in rows]
+    return dict(rows.fetchall())
+
+
+def parked_again(connection: psycopg.Connection, before: Mapping[UUID, int]) -> bool:
+    """Whether any of these letters has met the same end once more.
+
+    Args:
+        before: letter -> its attempts then.
+    """
+    found = connection.execute(
+        "SELECT EXISTS (SELECT FROM dead_letters JOIN unnest(%s::uuid[], %s::int[]) AS known (id, attempts)"
+        " ON id = dead_letter_id WHERE dead_letters.attempts > known.attempts AND error_type = 'Parked'"
+        " AND resolved_at IS NULL)",
+        [list(before), list(before.values())],
+    ).fetchone()
+    return found == (True,)
 
 
 def count_parked(connection: psycopg.Connection, client: str) -> dict[str, int]:

@@ -31,7 +31,8 @@ from transforms.dead_letters import (
     dead_letter_id,
     list_dead_letters,
     load_for_retry,
-    parked_ids,
+    parked_again,
+    parked_letters,
     resolve_dead_letters,
     write_dead_letters,
 )
@@ -187,10 +188,16 @@ def test_parked_letters_are_told_from_others_and_counted_by_reason(connection: p
         ],
     )
     assert count_parked(connection, "acme") == {"a: HTTP 503": 3, "acme has used up its budget": 1}
-    ids = parked_ids(connection, "acme", "jira")
-    assert len(ids) == 4
-    assert {record.native_id for record in load_for_retry(connection, "acme", ids)} == {"0", "1", "2", "3"}
-    assert parked_ids(connection, "acme", "another source") == []
+    letters = parked_letters(connection, "acme", "jira")
+    assert list(letters.values()) == [1, 1, 1, 1]
+    given = {record.native_id for record in load_for_retry(connection, "acme", list(letters))}
+    assert given == {"0", "1", "2", "3"}
+    assert parked_letters(connection, "acme", "another source") == {}
+    write_dead_letters(connection, [letter("2", stage="embed")])
+    assert not parked_again(connection, letters), "it has met another end"
+    write_dead_letters(connection, [parked("1", "a: HTTP 503")])
+    assert parked_again(connection, letters)
+    write_dead_letters(connection, [parked("2", "a: HTTP 503")])
     stored = parked("3", "").record
     resolve_dead_letters(connection, [(stored.document_id, stored.version)])
     assert count_parked(connection, "acme") == {"a: HTTP 503": 3}

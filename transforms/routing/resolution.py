@@ -48,15 +48,11 @@ def chain_of(rows: Mapping[str, Row], first: str, space: EmbeddingSpace) -> tupl
 
 
 def _check_serves(integration: Integration, space: EmbeddingSpace) -> None:
-    if integration.weights_id != space.model:
+    reason = integration.differs_from(space.model, space.dimensions)
+    if reason is not None:
         raise BadConfig(
-            f"integration {integration.name} serves {integration.weights_id!r}, the space is of {space.model!r}: only"
-            " endpoints of the same weights stand in for each other; set its weights if they are the same"
-        )
-    if integration.dimensions not in (None, space.dimensions):
-        raise BadConfig(
-            f"integration {integration.name} gives {integration.dimensions} dimensions, the space has"
-            f" {space.dimensions}: it cannot serve it"
+            f"integration {reason}: only endpoints of one space stand in for each other; if the weights are the same,"
+            " say so with the same weights"
         )
 
 
