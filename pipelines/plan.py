@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 
 from extractors.base import OnWait
 from extractors.read import build_extractor
+from pipelines.budgets import proposals
 from pipelines.costs import LocalCost, ProviderCost, RemoteCost, local_cost, provider_costs, remote_cost
 from pipelines.room import IndexNeeds, index_needs
 from pipelines.sampling import CONFIDENCE, Estimate, counted
 from pipelines.volume import SAMPLE, BuildExtractor, Meter, Progress, SourceVolume, measure_source
 from schemas.config import Config
 from schemas.errors import BadConfig
+from transforms.allowance.proposal import Proposal
 from transforms.embedders.models import space_of
 from transforms.postgres import open_store
 
@@ -26,6 +28,7 @@ class Plan:
         confidence: of the intervals.
         local: None where the model is a remote one.
         remote: None where it is not.
+        proposals: for clients whose budgets do not cover it.
         max_tokens: after which `headrace backfill` stops.
     """
 
@@ -42,6 +45,7 @@ class Plan:
     reused: Estimate
     local: LocalCost | None
     remote: RemoteCost | None
+    proposals: tuple[Proposal, ...]
     providers: tuple[ProviderCost, ...]
     indexes: IndexNeeds
     max_tokens: int
@@ -94,6 +98,7 @@ def make_plan(
                 else None
             ),
             remote=None if remote is None else remote_cost(connection, remote, tokens),
+            proposals=proposals(connection, config, space.space_id, sources),
             providers=provider_costs(tokens),
             indexes=index_needs(connection, config, space, sources),
             max_tokens=math.ceil(tokens.high * (1 + config.backfill.max_over_plan)),

@@ -13,6 +13,7 @@ from pipelines.room import IndexNeeds
 from pipelines.sampling import Estimate
 from pipelines.volume import SourceVolume
 from runners.display import print_facts, print_rows
+from transforms.allowance.proposal import Proposal
 
 MIB = 2**20
 BASES = {
@@ -43,6 +44,8 @@ def print_plan(console: Console, plan: Plan) -> None:
         **_room(plan.indexes),
     }
     print_facts(console, facts)
+    for one in plan.proposals:
+        console.print(_proposed(one), style="yellow", highlight=False, soft_wrap=True)
     console.print(
         f"± is a confidence of {plan.confidence:.0%}, of the sampling alone. --exact reads and cuts everything.",
         highlight=False,
@@ -69,6 +72,19 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print(
         f"By list price, for tokens as {plan.model} counts them: theirs differ by some percent.",
         highlight=False,
+    )
+
+
+def _proposed(proposal: Proposal) -> str:
+    short = (
+        f"The budget of client {proposal.client} leaves ${proposal.configured.remaining_usd:,.2f} this month, less"
+        f" than the ${proposal.configured_usd:,.2f} that {proposal.configured.integration} may take."
+    )
+    if proposal.cheaper is None:
+        return f"{short} Raise it (`headrace budgets`), or embed less."
+    return (
+        f"{short} {proposal.cheaper.integration} ({proposal.cheaper.model}) takes up to ${proposal.cheaper_usd:,.2f}:"
+        " [model] may name it instead, as nothing is embedded yet; or raise the budget (`headrace budgets`)."
     )
 
 

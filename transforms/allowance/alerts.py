@@ -1,7 +1,9 @@
 """Tell people that a budget has reached a level: a log line, a row, `NOTIFY headrace_alerts`, a webhook.
 
 Once for each level, month and budget, however many workers see it at once: whoever inserts the row tells the others.
-A budget that is raised has new levels. The message is one JSON object:
+A budget that is raised has new levels. Whoever may connect may listen, so once any role reads a client
+(`headrace readers grant`), the message in Postgres is empty: look into `ai_budget_alerts`. Else, and to the webhook,
+it is one JSON object:
 
     client, provider   whose budget, and where ("*": at all providers)
     month              as 2026-11
@@ -55,7 +57,10 @@ def raise_alert(
         )
         if not stored.rowcount:
             return False
-        connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, orjson.dumps(message).decode()])
+        connection.execute(
+            "SELECT pg_notify(%s, CASE WHEN EXISTS (SELECT FROM client_readers) THEN '' ELSE %s END)",
+            [CHANNEL, orjson.dumps(message).decode()],
+        )
     _log.warning(
         "budget of client %s at %s in %s: $%s of $%s are spent (%s)",
         *(message[key] for key in ("client", "provider", "month", "spent_usd", "monthly_usd", "kind")),

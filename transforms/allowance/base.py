@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +81,3 @@ class Allowance(Protocol):
     def close(self) -> None:
         """Give connections back; the next call makes new ones."""
         ...
-
-
-class NoAllowance:
-    """Grants everything and counts nothing: for engines that cost nothing."""
-
-    def reserve(self, estimate: Estimate) -> Reservation:
-        return Reservation(uuid4(), estimate, counted=False)
-
-    def settle(self, reservation: Reservation, tokens: int, usd: Decimal) -> None:
-        return None
-
-    def release(self, reservation: Reservation) -> None:
-        return None
-
-    def close(self) -> None:
-        return None

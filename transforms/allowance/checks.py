@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from schemas.allowances import EVERY, Budget, RateLimit
@@ -107,6 +108,16 @@ def crossings(book: Book, client: str, rules: Rules, now_s: float) -> Iterator[C
                 yield Crossing(
                     client, budget.provider, book.month, kind, level, nano_of(budget.monthly_usd), spent
                 )
+
+
+def remaining_usd(book: Book, rules: Rules, provider: str) -> Decimal | None:
+    """What the month's hard limits leave for a provider, at least 0; None where there is none."""
+    left = [
+        usd_of(nano_of(budget.monthly_usd) - month_nano(book, budget.provider))
+        for budget in rules.at(provider).budgets
+        if budget.hard_limit
+    ]
+    return max(min(left), Decimal(0)) if left else None
 
 
 def _levels(budget: Budget) -> Mapping[AlertKind, int]:

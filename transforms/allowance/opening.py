@@ -7,13 +7,11 @@ from dataclasses import replace
 from datetime import datetime
 
 from schemas.allowances import AllowanceSettings
-from schemas.config import Config
 from schemas.errors import BadConfig
 from schemas.sections import resolve_secret
 from transforms.allowance.alerts import post_to
-from transforms.allowance.base import Allowance, NoAllowance
+from transforms.allowance.base import Allowance
 from transforms.allowance.postgres import Books, PostgresBooks
-from transforms.allowance.rules import write_file_rules
 from transforms.allowance.shared import SharedAllowance
 from transforms.postgres import Session, Store
 
@@ -21,31 +19,15 @@ STATEMENT_TIMEOUT_S = 30
 """Of any statement for an allowance: a request waits for it."""
 
 
-def open_allowance(config: Config, store: Store, clock: Callable[[], datetime]) -> Allowance:
-    """The configured allowance, the rules of the file written to their tables.
+def open_allowance(settings: AllowanceSettings, store: Store, clock: Callable[[], datetime]) -> Allowance:
+    """The allowance that all workers share by these settings.
 
     Args:
-        store: the database of the ledger, and of the books unless `allowance.kind` is "redis".
+        store: the database of rules and ledger, and of the books unless `settings.kind` is "redis".
         clock: gives the time, UTC.
     Raises:
-        BadConfig: rules contradict each other, `allowance.url` or `allowance.webhook` lead nowhere, Redis does not
-            answer, or the package `redis` is not installed.
-        DatabaseUnreachable: no Postgres answers.
-    """
-    if config.model.is_local:
-        return NoAllowance()
-    with store.connect_plainly() as connection:
-        write_file_rules(connection, config)
-    return open_workers_allowance(config.allowance, store, clock)
-
-
-def open_workers_allowance(
-    settings: AllowanceSettings, store: Store, clock: Callable[[], datetime]
-) -> Allowance:
-    """As `open_allowance`, the rules being in their tables already.
-
-    Raises:
-        BadConfig, DatabaseUnreachable: as `open_allowance`.
+        BadConfig: `allowance.url` or `allowance.webhook` lead nowhere, Redis does not answer, or the package `redis`
+            is not installed.
     """
     post = post_to(_webhook(settings))
     quick = replace(store, statement_timeout_s=min(store.statement_timeout_s, STATEMENT_TIMEOUT_S))

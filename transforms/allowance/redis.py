@@ -5,8 +5,8 @@ only if the first is still there. Some worker always succeeds, and the arithmeti
 
 Each book carries the id of the server process that it was written to. A server that was restarted has another, and
 what it restored from its disk may be minutes old; a server that was flushed has no book. In both cases the next book
-comes from the ledger. Requests under way are not in the ledger, so none is granted until they are: every worker notes
-in Postgres, about once in half a minute, until when requests of its may be under way.
+comes from the ledger. Requests under way may not be in it yet, so none is granted until they are over: every worker
+notes in Postgres, about once in half a minute, until when requests of its may be under way.
 """
 
 from __future__ import annotations

@@ -96,22 +96,24 @@ def set_rule(connection: psycopg.Connection, rule: RateLimit | Budget) -> None:
         )
 
 
-def drop_rule(
-    connection: psycopg.Connection, kind: type[RateLimit] | type[Budget], client: str, provider: str
-) -> None:
-    """Delete a rule of origin `table`.
+def drop_rules(connection: psycopg.Connection, client: str, provider: str) -> None:
+    """Delete the rules of origin `table` for a client and provider.
 
     Raises:
         UnknownName: there is none.
     """
-    gone = connection.execute(
-        f"DELETE FROM {TABLES[kind]} WHERE client = %s AND provider = %s AND origin = 'table'",  # noqa: S608
-        [client, provider],
-    )
-    if not gone.rowcount:
+    with connection.transaction():
+        gone = sum(
+            connection.execute(
+                f"DELETE FROM {table} WHERE client = %s AND provider = %s AND origin = 'table'",  # noqa: S608
+                [client, provider],
+            ).rowcount
+            for table in TABLES.values()
+        )
+    if not gone:
         raise UnknownName(
-            f"{TABLES[kind]} has no row of its own for client {client} and provider {provider}: `headrace budgets`"
-            " lists them; those of the configuration file are changed there"
+            f"the tables have no limit or budget of client {client} for provider {provider}: `headrace budgets list`"
+            " shows what there is; that of the configuration file is changed there"
         )
 
 

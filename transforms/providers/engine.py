@@ -16,7 +16,7 @@ from schemas.config import Model
 from schemas.errors import EngineFailed
 from schemas.spaces import EmbeddingSpace
 from schemas.usage import LOCAL
-from transforms.allowance.opening import open_workers_allowance
+from transforms.allowance.opening import open_allowance
 from transforms.background import Discarded
 from transforms.embedders.base import EngineFacts, Vectors
 from transforms.embedders.models import space_of
@@ -174,7 +174,7 @@ def open_remote_engine(
     with ExitStack() as opened:
         meter = LedgerMeter(store, account)
         opened.callback(meter.close)
-        granted = open_workers_allowance(allowance, store, partial(datetime.now, UTC))
+        granted = open_allowance(allowance, store, partial(datetime.now, UTC))
         opened.callback(granted.close)
         router = open_router(
             store,

@@ -115,6 +115,20 @@ def test_next_month_and_a_raised_budget_are_told_anew(
     assert [(one["kind"], one["month"]) for one in heard()] == [("threshold", "2026-12")]
 
 
+def test_where_readers_may_listen_the_message_in_postgres_says_nothing(
+    world: World, connection: psycopg.Connection
+) -> None:
+    client = new_client()
+    rule(connection, Budget(client=client, monthly_usd=Decimal("0.01")))
+    connection.execute("INSERT INTO client_readers (reader, client) VALUES (current_user::regrole, 'other')")
+    posted: list[bytes] = []
+    with psycopg.connect(world.store.dsn, autocommit=True) as listener:
+        listener.execute(f"LISTEN {CHANNEL}")
+        spend(world.worker(posted.append), client, "0.009")
+        assert [notice.payload for notice in listener.notifies(timeout=0.2)] == [""]
+    assert len(posted) == 1
+
+
 def test_a_webhook_that_fails_is_only_logged_without_its_address(
     world: World, connection: psycopg.Connection, hook: tuple[str, Faults], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,17 +9,14 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from schemas.allowances import Budget, RateLimit
+from schemas.allowances import AllowanceSettings, Budget, RateLimit
 from schemas.config import Config
 from schemas.errors import BadConfig, BudgetUsedUp, LimitReached
 from tests.transforms.allowance.world import LAPSES_AFTER, NOON, World, bill, new_client, request, rule
-from transforms.allowance.base import NoAllowance
 from transforms.allowance.checks import Rules
 from transforms.allowance.opening import open_allowance
-from transforms.allowance.rules import read_rules
+from transforms.allowance.rules import read_rules, write_file_rules
 from transforms.allowance.shared import RULES_KEPT_FOR
-
-REMOTE = {"integration": "main", "name": "some-weights", "dimensions": 8, "max_tokens": 512}
 
 
 def test_workers_spend_one_budget_together(world: World, connection: psycopg.Connection) -> None:
@@ -175,15 +172,13 @@ def test_budgets_move_between_redis_and_postgres_without_losing_a_cent(
     in_postgres.close()
 
 
-def test_the_file_writes_its_rules_and_takes_away_only_its_own(
-    world: World, connection: psycopg.Connection
-) -> None:
+def test_the_file_writes_its_rules_and_takes_away_only_its_own(connection: psycopg.Connection) -> None:
     of_table = Budget(client="acme", provider="openai", monthly_usd=Decimal(7))
     rule(connection, of_table, RateLimit(client="other", requests_per_minute=1))
 
     def written(**allowance: object) -> Rules:
-        config = Config.model_validate({"client": "acme", "model": REMOTE, "allowance": allowance})
-        open_allowance(config, world.store, world.clock).close()
+        config = Config.model_validate({"client": "acme", "allowance": allowance})
+        write_file_rules(connection, config)
         return read_rules(connection, "acme")
 
     both = written(rates=[{"tokens_per_hour": 5}], budgets=[{"monthly_usd": 9, "hard_limit": False}])
@@ -209,22 +204,11 @@ def test_a_row_that_is_no_rule_is_named(world: World, connection: psycopg.Connec
         world.worker().reserve(request("acme"))
 
 
-def test_an_engine_that_costs_nothing_needs_no_allowance(
-    world: World, connection: psycopg.Connection
-) -> None:
-    config = Config.model_validate({"allowance": {"budgets": [{"monthly_usd": 0}]}})
-    allowance = open_allowance(config, world.store, world.clock)
-    assert isinstance(allowance, NoAllowance)
-    reservation = allowance.reserve(request("default"))
-    allowance.settle(reservation, 1, Decimal(1))
-    assert connection.execute("SELECT count(*) FROM ai_budgets").fetchone() == (0,)
-
-
 def test_a_webhook_that_is_no_address_is_refused_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_HOOK", "hooks.example/s3cret")
-    config = Config.model_validate({"model": REMOTE, "allowance": {"webhook": "env:TEST_HOOK"}})
+    settings = AllowanceSettings(webhook="env:TEST_HOOK")
     with pytest.raises(BadConfig, match=r"allowance\.webhook.*no URL") as caught:
-        open_allowance(config, world.store, world.clock)
+        open_allowance(settings, world.store, world.clock)
     assert "s3cret" not in str(caught.value)

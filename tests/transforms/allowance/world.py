@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from uuid import uuid4
 
 import psycopg
 import redis
@@ -42,6 +43,22 @@ class Clock:
 
     def pass_(self, time: timedelta) -> None:
         self.now += time
+
+
+class NoAllowance:
+    """Grants everything and counts nothing."""
+
+    def reserve(self, estimate: Estimate) -> Reservation:
+        return Reservation(uuid4(), estimate, counted=False)
+
+    def settle(self, reservation: Reservation, tokens: int, usd: Decimal) -> None:
+        return None
+
+    def release(self, reservation: Reservation) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
 
 
 @dataclass

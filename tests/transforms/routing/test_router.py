@@ -27,6 +27,7 @@ from schemas.errors import (
 )
 from schemas.integrations import Integration
 from tests.fakes.embedding_provider import vector_of
+from tests.transforms.allowance.world import NoAllowance
 from tests.transforms.routing.world import (
     DIMENSIONS,
     WEIGHTS,
@@ -38,7 +39,7 @@ from tests.transforms.routing.world import (
     router_over,
     tokens_of,
 )
-from transforms.allowance.base import Estimate, NoAllowance, Reservation
+from transforms.allowance.base import Estimate, Reservation
 from transforms.background import Discarded
 from transforms.postgres import Store
 from transforms.providers.metering import ProviderCall

@@ -15,7 +15,8 @@ from schemas.integrations import Integration, Performance
 from schemas.spaces import EmbeddingSpace
 from schemas.usage import Price
 from tests.fakes.embedding_provider import vector_of
-from transforms.allowance.base import Allowance, NoAllowance
+from tests.transforms.allowance.world import NoAllowance
+from transforms.allowance.base import Allowance
 from transforms.postgres import Store
 from transforms.providers.base import ModelInfo, Purpose, Reply, RequestLimits
 from transforms.providers.metering import Account, LedgerMeter, Meter
