@@ -81,7 +81,7 @@ class FakeProvider:
     most_at_once: int = 0
     texts: Counter[str] = field(default_factory=Counter)  # asked for -> how often
     asked: Counter[str] = field(default_factory=Counter)  # path -> requests of any kind
-    _at_once: int = 0
+    at_once: int = 0  # requests it is at
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -115,13 +115,13 @@ class FakeProvider:
             )
         finally:
             with self._lock:
-                self._at_once -= 1
+                self.at_once -= 1
 
     def _counted(self, body: bytes) -> Fault | None:
         with self._lock:
             number, self.requests = self.requests, self.requests + 1
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
             texts = _texts(orjson.loads(body))
             self.tokens_asked += sum(map(self.count, texts))
             self.texts.update(texts)

@@ -68,13 +68,12 @@ class RemoteWords:
 
     def cut(self, text: str, max_tokens: int) -> TextInput:
         """The first `max_tokens` tokens of a text, or a little less; all of it when it fits."""
-        legible = _legible(text)
+        legible, kept = _legible(text), max_tokens
         tokens = self._tokens(legible)
         while len(tokens) > max_tokens:
             # A token may end within a character, and what is left may be cut into more tokens than it was.
-            legible = self._encoding.decode(tokens[:max_tokens], errors="ignore")
-            tokens = self._tokens(legible)
-            max_tokens -= 1
+            legible = self._encoding.decode(tokens[:kept], errors="ignore")
+            tokens, kept = self._tokens(legible), kept - 1
         return TextInput(legible, len(tokens))
 
     def _count(self, text: str) -> int:

@@ -105,7 +105,7 @@ class OpenAI:
         except openai.APIStatusError as error:
             answered = httpx.Response(error.status_code, headers=list(error.response.headers.items()))
             problem = of_status(self._caller, answered, error.body, datetime.now(UTC))
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, httpx2.HTTPError, Overdue, TornBody, BodyTooLarge) as error:
             problem = of_connection(self._caller.place, error.__cause__ or error)
         raise problem
 
