@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,17 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.runners.world import Headrace, issue, write_export
+from schemas.allowances import AllowanceSettings, Budget
+from schemas.config import Chunking, Config, Model
+from schemas.integrations import Integration, Limits
+from tests.fakes.embedding_provider import DIMENSIONS, KEY, MODEL, FakeProvider
+from tests.fakes.redis_server import free_port, running_redis
+from tests.fakes.serving import serve
+from tests.runners.world import Headrace, issue, run_quietly, write_export
 from tests.transforms.allowance.world import bill, request
 from transforms.allowance.base import Reservation
 from transforms.postgres import Store
+from transforms.providers.inputs import RemoteWords
 
 ALLOWANCE = """
 [[allowance.budgets]]
@@ -46,6 +53,13 @@ api_key = "env:NO_SUCH_KEY"
 """
 
 TICKETS = '[[sources]]\ntype = "export"\nname = "tickets"\npaths = ["a.jsonl"]\n'
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A server of this test alone."""
+    with running_redis(tmp_path, free_port()) as url:
+        yield url
 
 
 def spent(store: Store, usd: str) -> None:
@@ -153,3 +167,62 @@ def test_a_plan_that_a_budget_does_not_cover_proposes_a_cheaper_endpoint_for_a_n
         [space_id, identity],
     )
     assert proposals()[0]["cheaper"] is None, "the space has vectors: another model is another space"
+
+
+@pytest.mark.parametrize("kind", ["postgres", "redis"])
+def test_what_a_budget_does_not_pay_for_waits_until_it_is_raised(
+    kind: str,
+    make_config: Callable[..., Config],
+    database: Store,
+    tmp_path: Path,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the provider billed is within the budget, to the last token, as it counts."""
+    monkeypatch.setenv("TEST_PROVIDER_KEY", KEY)
+    monkeypatch.setenv("TEST_REDIS", redis_url)
+    price, budget = Decimal(10), Decimal("0.02")
+    fake = FakeProvider(count=RemoteWords().count)
+    with serve(fake) as url:
+        integration = Integration(
+            name="main",
+            provider="gateway",
+            model=MODEL,
+            url=f"{url}/v1",
+            api_key="env:TEST_PROVIDER_KEY",
+            price_usd_per_million_tokens=price,
+            price_as_of=date(2026, 11, 21),
+            limits=Limits(max_inputs=4),
+        )
+        allowance = AllowanceSettings(
+            kind=kind,
+            url="env:TEST_REDIS" if kind == "redis" else None,
+            budgets=(Budget(provider="gateway", monthly_usd=budget),),
+        )
+        config = make_config(write_export(tmp_path / "jira.jsonl", map(issue, range(40)))).model_copy(
+            update={
+                "model": Model(integration="main", name=MODEL, dimensions=DIMENSIONS, max_tokens=64),
+                "integrations": (integration,),
+                "chunking": Chunking(max_tokens=64),
+                "allowance": allowance,
+            }
+        )
+        summary = run_quietly(config)
+        (why,) = summary.parked
+        assert "client acme has used up its budget of $0.02 at gateway" in why
+        assert summary.totals["dead_lettered"] == summary.parked[why]
+        assert budget / 2 < price * fake.tokens_billed / 1_000_000 <= budget
+        raised = Budget(provider="gateway", monthly_usd=Decimal(1))
+        more = config.model_copy(update={"allowance": allowance.model_copy(update={"budgets": (raised,)})})
+        assert run_quietly(more).parked == {}
+    with database.connect_plainly() as connection:
+        rows = connection.execute(
+            "SELECT kind, level_usd FROM ai_budget_alerts ORDER BY level_usd"
+        ).fetchall()
+        billed = connection.execute(
+            "SELECT sum(tokens_reported) FROM ai_usage_tracking WHERE provider = 'gateway'"
+        ).fetchone()
+        stored = connection.execute("SELECT count(*) FROM indexed_documents").fetchone()
+    assert stored == (40,)
+    assert rows == [("threshold", Decimal("0.016")), ("used_up", budget)]
+    assert billed == (fake.tokens_billed,)

@@ -71,7 +71,7 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request has no room.
+    """Why a request has no room, in words that are the same for all that have none for the same reason.
 
     Args:
         crossing: the budget that is used up, if that is why.
@@ -144,9 +144,8 @@ def _beyond_budget(book: Book, budget: Budget, estimate: Estimate, now_s: float)
             )
         )
     error = BudgetUsedUp(
-        f"client {estimate.client} has used up its budget {_at(budget)} in {month:%Y-%m}: ${usd_of(spent):.6f} of"
-        f" ${budget.monthly_usd:f} are spent and the next request takes up to ${usd_of(needed):.6f}: raise"
-        f" monthly_usd (`headrace budgets`), or run again from {first_day(book.month + 1):%Y-%m-%d} (UTC)"
+        f"client {estimate.client} has used up its budget of ${budget.monthly_usd:f} {_at(budget)} in {month:%Y-%m}:"
+        f" raise monthly_usd (`headrace budgets`), or run again from {first_day(book.month + 1):%Y-%m-%d} (UTC)"
     )
     crossing = Crossing(estimate.client, budget.provider, book.month, "used_up", limit, limit, spent)
     return Refusal(error, crossing)
@@ -164,14 +163,14 @@ def _beyond_rate(
             continue
         buckets = counted_of(book, rate.provider)
         if needed > limit:
-            yield _too_small(rate, kind, f"{limit:,}", f"{needed:,}", estimate)
+            yield _too_small(rate, kind, f"{limit:,}", estimate)
         elif sum(buckets.values()) + needed > limit:
             wait_s = _until_room_s(buckets, window_s, limit - needed, now_s)
             yield _reached(rate, kind, f"{limit:,}", estimate, wait_s)
     if rate.cost_per_day_usd is not None:
         limit, needed = nano_of(rate.cost_per_day_usd), nano_of(estimate.usd)
         if needed > limit:
-            yield _too_small(rate, "cost_per_day", f"${usd_of(limit):f}", f"${usd_of(needed):.6f}", estimate)
+            yield _too_small(rate, "cost_per_day", f"${usd_of(limit):f}", estimate)
         elif day_nano(book, rate.provider) + needed > limit:
             tomorrow_s = (book.day + 1) * DAY_S
             yield _reached(rate, "cost_per_day", f"${usd_of(limit):f}", estimate, tomorrow_s - now_s)
@@ -190,16 +189,14 @@ def _until_room_s(buckets: Mapping[int, int], window_s: int, room: int, now_s: f
 
 def _reached(rate: RateLimit, kind: str, limit: str, estimate: Estimate, wait_s: float) -> LimitReached:
     return LimitReached(
-        f"client {estimate.client} has reached its {kind} of {limit} {_at(rate)}: there is room in {wait_s:.1f} s",
-        wait_s,
-        kind,
+        f"client {estimate.client} has reached its {kind} of {limit} {_at(rate)}", wait_s, kind
     )
 
 
-def _too_small(rate: RateLimit, kind: str, limit: str, needed: str, estimate: Estimate) -> LimitTooSmall:
+def _too_small(rate: RateLimit, kind: str, limit: str, estimate: Estimate) -> LimitTooSmall:
     return LimitTooSmall(
-        f"client {estimate.client} has a {kind} of {limit} {_at(rate)}, less than the {needed} that one request"
-        " takes: raise it, or lower max_request_tokens of the integration"
+        f"client {estimate.client} has a {kind} of {limit} {_at(rate)}, less than one request takes: raise it, or"
+        " lower max_request_tokens of the integration"
     )
 
 

@@ -95,8 +95,8 @@ def refuse_while_under_way(client: str, now: datetime, in_flight_until: datetime
     if in_flight_until is not None and in_flight_until > now:
         wait_s = (in_flight_until - now).total_seconds()
         raise LimitReached(
-            f"what client {client} may use is counted anew from the ledger in {wait_s:.0f} s, when all requests under"
-            " way are in it: the shared counts were lost, or are moving between Redis and Postgres",
+            f"what client {client} may use is counted anew from the ledger, once all requests under way are in it:"
+            " the shared counts were lost, or are moving between Redis and Postgres",
             wait_s,
             "recovery",
         )

@@ -126,8 +126,7 @@ def test_a_used_up_budget_names_client_provider_month_and_what_to_do() -> None:
     assert isinstance(refused.error, BudgetUsedUp)
     said = str(refused.error)
     assert "client acme" in said
-    assert "at openai in 2026-11" in said
-    assert "$0.010000 of $0.015" in said
+    assert "budget of $0.015 at openai in 2026-11" in said
     assert "headrace budgets" in said
     assert "2026-12-01" in said
     assert "\n" not in said
