@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from transforms.usage import hit_rate
 
@@ -143,7 +144,7 @@ def _print_rows(console: Console, report: UsageReport) -> None:
     groups = [list(row.group.values()) for row in report.rows]
     table = _table([name.replace("_", " ") for name in report.rows[0].group], PEOPLES_COLUMNS)
     for group, row in zip(groups, report.rows, strict=True):
-        table.add_row(*(value or "-" for value in group), *_cells(row.sums))
+        table.add_row(*(Text(value or "-") for value in group), *_cells(row.sums))
     if len(report.rows) > 1:
         table.add_section()
         table.add_row("total", *[""] * (len(groups[0]) - 1), *_cells(report.total))

@@ -61,10 +61,14 @@ ALTER TABLE integrations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE endpoint_states ENABLE ROW LEVEL SECURITY;
 ALTER TABLE space_canaries ENABLE ROW LEVEL SECURITY;
 
--- A reader's own searches stand in the ledger, at no cost, now, and in nobody else's name.
+-- A reader's own searches stand in the ledger: at no cost, now, in nobody else's name, and with nothing in them that
+-- whoever looks at costs would rather not have on his screen.
 CREATE POLICY queries_of_readers ON ai_usage_tracking FOR INSERT WITH CHECK (
     client = ANY (ARRAY(SELECT r.client FROM client_readers AS r WHERE pg_has_role(r.reader, 'USAGE')))
-    AND operation = 'embed_query' AND provider = 'local' AND integration IS NULL AND run_id IS NULL
+    AND space_id IN (SELECT a.space_id FROM index_aliases AS a)
+    AND operation = 'embed_query' AND provider = 'local' AND integration IS NULL AND run_id IS NULL AND source = ''
+    AND model ~ '^[[:alnum:]._/:@-]{1,200}$' AND coalesce(error_type, '') ~ '^[[:alnum:]]{0,64}$'
+    AND input_count = 1 AND tokens >= 0 AND request_metadata = '{}'
     AND cost_usd = 0 AND usd_saved = 0 AND occurred_at BETWEEN now() - interval '1 hour' AND now() + interval '1 hour'
 );
 

@@ -78,6 +78,12 @@ def test_usage_is_summed_by_what_was_asked_for(billed: Path, headrace: Headrace)
     assert ("total" in out, "$8.0100" in out) == (True, True)
 
 
+def test_a_name_in_brackets_is_shown_as_it_is(billed: Path, headrace: Headrace, database: Store) -> None:
+    with database.connect() as connection:
+        write_usage(connection, replace(event(), model="[/bold]"))
+    assert "[/bold]" in headrace("usage", "-c", billed, "--by", "model")[1]
+
+
 def test_a_time_without_calls_is_said_and_still_has_its_columns(billed: Path, headrace: Headrace) -> None:
     window = ("usage", "-c", billed, "--range", "2020-01")
     assert "Nothing was embedded from 2020-01-01 to 2020-01-31." in headrace(*window)[1]

@@ -290,9 +290,12 @@ def test_a_reader_notes_its_own_searches_and_nothing_else(
     search = replace(
         event(client="acme", occurred_at=now),
         operation="embed_query",
+        space_id=SPACE.space_id,
+        inputs=1,
         cost_usd=Decimal(0),
         reused=0,
         cache_hits=0,
+        metadata={},
     )
     wrong = [
         replace(search, event_id=uuid4(), client="globex"),
@@ -301,6 +304,9 @@ def test_a_reader_notes_its_own_searches_and_nothing_else(
         replace(search, event_id=uuid4(), provider="openai"),
         replace(search, event_id=uuid4(), operation="embed_documents"),
         replace(search, event_id=uuid4(), run_id=uuid4()),
+        replace(search, event_id=uuid4(), model="tiny\x1b[2J"),
+        replace(search, event_id=uuid4(), source="[link=https://weir.example]tickets"),
+        replace(search, event_id=uuid4(), space_id="another"),
         replace(search, event_id=uuid4(), occurred_at=now - timedelta(days=40)),
     ]
     with connected(database, role) as reader:
