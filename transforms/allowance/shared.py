@@ -41,6 +41,7 @@ class _Answer:
     """What a look into the book gave.
 
     Args:
+        crossed: levels of budgets that are reached, one that refuses included.
         lapsed: reservations in it that nobody settled in time.
     """
 
@@ -84,6 +85,7 @@ class SharedAllowance:
             if answer.refused is not None and isinstance(answer.refused.error, SetupError):
                 rules = self._rules_of(estimate, now, fresh=True)
                 answer = self._reserve(reservation, rules, now)
+            self._tell(answer.crossed, now)
             if answer.refused is not None:
                 raise answer.refused.error
             return reservation
@@ -118,7 +120,8 @@ class SharedAllowance:
             refused = refusal(book, rules, estimate, now_s)
             crossed = tuple(crossings(book, estimate.client, rules, now_s))
             if refused is not None:
-                return stored, _Answer(refused, crossed, overdue)
+                used_up = () if refused.crossing is None else (refused.crossing,)
+                return stored, _Answer(refused, crossed + used_up, overdue)
             return reserved(book, reservation, now_s), _Answer(None, crossed, overdue)
 
         answer = self._books.change(estimate.client, now, until, work)
@@ -126,8 +129,6 @@ class SharedAllowance:
             self._ask_ledger(estimate.client, answer.lapsed, now)
             if answer.refused is not None:
                 answer = self._books.change(estimate.client, now, until, work)
-        used_up = answer.refused.crossing if answer.refused is not None else None
-        self._tell([*answer.crossed, *([used_up] if used_up else [])], now)
         return answer
 
     def _ask_ledger(self, client: str, reservation_ids: Sequence[UUID], now: datetime) -> None:

@@ -103,16 +103,26 @@ def test_next_month_and_a_raised_budget_are_told_anew(
         spend(world.worker(), client, "0.003")
     assert [(one["kind"], one["provider"]) for one in heard()] == [("used_up", "openai")]
     rule(connection, Budget(client=client, provider="openai", monthly_usd=Decimal("0.05")))
-    with pytest.raises(BudgetUsedUp):
-        spend(worker, client, "0.04")  # so that the worker reads the new budget at once
+    spend(world.worker(), client, "0.004")
     heard()
-    spend(worker, client, "0.03")
+    spend(worker, client, "0.02")
     assert [(one["kind"], one["level_usd"]) for one in heard()] == [("threshold", "0.04")]
     world.clock.now = datetime(2026, 12, 1, tzinfo=UTC)
     spend(worker, client, "0.039")
     assert heard() == []
     spend(worker, client, "0.002")
     assert [(one["kind"], one["month"]) for one in heard()] == [("threshold", "2026-12")]
+
+
+def test_the_end_of_a_budget_that_was_raised_meanwhile_is_not_told(
+    world: World, connection: psycopg.Connection, heard: Heard
+) -> None:
+    client, worker = new_client(), world.worker()
+    rule(connection, Budget(client=client, monthly_usd=Decimal("0.02"), alert_threshold=Decimal(1)))
+    spend(worker, client, "0.018")
+    rule(connection, Budget(client=client, monthly_usd=Decimal(1)))
+    spend(worker, client, "0.01")
+    assert heard() == []
 
 
 def test_where_readers_may_listen_the_message_in_postgres_says_nothing(
