@@ -42,7 +42,7 @@ test-torch: .venv/.installed-dev ## compare with sentence-transformers (installs
 	@$(BIN)/python -m pytest -m torch
 
 .PHONY: flink
-flink: .venv/.installed ## fetch Flink (300 MB) into the user's cache
+flink: .venv/.installed ## fetch Flink and Beam's job server for it (160 MB) with Maven, into the user's cache
 	@$(BIN)/python -m runners.fetch flink
 
 .PHONY: prism
@@ -58,9 +58,14 @@ flink-down: .venv/.installed ## stop it
 	@$(BIN)/python -m runners.flink_cluster down $(if $(STATE),--state $(STATE))
 
 .PHONY: test-flink
-test-flink: .venv/.installed-dev ## a real Flink cluster; needs a JDK, fetches Flink
+test-flink: .venv/.installed-dev ## jobs on a real Flink cluster; needs a JDK and Maven, fetches Flink
 	@$(BIN)/python -m runners.fetch flink
 	@$(BIN)/python -m pytest tests/flink
+
+.PHONY: faults
+faults: .venv/.installed-dev ## kill parts of a Flink cluster in mid-run, and compare rows and ledger; ten minutes
+	@$(BIN)/python -m runners.fetch flink
+	@$(BIN)/python -m benchmarks.faults
 
 .PHONY: test-prism
 test-prism: .venv/.installed-dev ## runs by Prism; needs Go, builds Prism

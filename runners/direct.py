@@ -22,6 +22,8 @@ from transforms.outcomes import NAMESPACE as OUTCOMES
 from transforms.redact import REDACTED
 
 PROGRESS_S = 1.0
+RESUBMISSIONS = 2
+"""Of a job whose cluster lost it. What it had stored is found unchanged."""
 OURS = re.compile(r"(?:^|[\s:])(?:schemas\.errors\.(\w+): (.*)|(KeyboardInterrupt)\b)")
 
 
@@ -40,16 +42,10 @@ def run_bounded(
             values replaced by their kind.
     Raises:
         PipelineError: of the type a step raised, where it was one of ours.
+        JobFailed, JobLost: a cluster had a job, and that failed for another reason, or was lost again and again.
         KeyboardInterrupt: Ctrl-C in the middle of a step; a job elsewhere is cancelled.
     """
-    pipeline = beam.Pipeline(options=PipelineOptions(list(target.options)))
-    build(pipeline)
-    try:
-        result = pipeline.run()
-        with _told(target, note):
-            _wait(result)
-    except RuntimeError as error:
-        raise original_error(error) from error
+    result = _ended(build, target, note)
     counters = result.metrics().query(MetricsFilter())["counters"]
     counts: dict[str, Counter[str]] = {
         OUTCOMES: Counter(),
@@ -63,6 +59,33 @@ def run_bounded(
             # Flink commits none; its attempts are those of the tasks that ended well.
             counts[name.namespace][name.name] += counter.result
     return counts[OUTCOMES], counts[TOKENS] + counts[MODERATION] + counts[REDACTED]
+
+
+def _ended(
+    build: Callable[[beam.Pipeline], None], target: Target, note: Callable[[str], None] | None
+) -> PipelineResult:
+    for left in reversed(range(RESUBMISSIONS + 1)):
+        pipeline = beam.Pipeline(options=PipelineOptions(list(target.options)))
+        build(pipeline)
+        try:
+            result = pipeline.run()
+            with _told(target, note):
+                _wait(result)
+            return result
+        except RuntimeError as error:
+            failure = original_error(error)
+            if failure is not error or target.lost_job is None:
+                raise failure from error
+            last_line = str(error).strip().splitlines()[-1][:300]
+            if not target.lost_job():
+                raise errors.JobFailed(f"the job failed: {last_line}") from error
+            if not left:
+                raise errors.JobLost(
+                    f"the job was lost {RESUBMISSIONS + 1} times, last with: {last_line}"
+                ) from error
+            if note is not None:
+                note("the cluster was started anew: submitting the job again")
+    raise AssertionError("unreachable")
 
 
 def _wait(result: PipelineResult) -> None:

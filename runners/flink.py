@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from uuid import uuid4
 
 from runners.fetch import flink_lib, sha256_of
 from runners.flink_cluster import add_opens, java_launcher
@@ -17,6 +19,9 @@ from schemas.errors import ClusterUnreachable, DigestMismatch, JobRefused, Missi
 
 JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 POOL_TIMEOUT_S = 5.0
+RECOVERY_S = 300.0
+"""What a cluster may take to come back."""
+RECOVERY_POLL_S = 1.0
 
 
 @contextmanager
@@ -32,7 +37,8 @@ def opened(config: Config) -> Iterator[Target]:
     """
     settings = config.flink or Flink()
     java, class_path = java_launcher(), checked_class_path(settings)
-    before = check_ready(settings)
+    check_ready(settings)
+    name = f"headrace-{uuid4().hex[:12]}"
     master = settings.url.partition("://")[2]
 
     def command(port: int) -> list[str]:
@@ -44,16 +50,18 @@ def opened(config: Config) -> Iterator[Target]:
 
     with serving("Beam's job server", command, config.data_dir / "job-server.log") as address:
         yield Target(
-            options(settings, address),
+            options(settings, address, name),
             spools=settings.parallelism,
             spool_dir=settings.spool_dir,
-            progress=partial(progress, settings.url, before),
+            progress=partial(progress, settings.url, name),
+            lost_job=partial(lost_job, settings, name),
         )
 
 
-def options(settings: Flink, job_endpoint: str) -> tuple[str, ...]:
+def options(settings: Flink, job_endpoint: str, job_name: str) -> tuple[str, ...]:
     """Beam's options for a job. Times are milliseconds there."""
     return (
+        f"--job_name={job_name}",
         "--runner=PortableRunner",
         f"--job_endpoint={job_endpoint}",
         "--environment_type=EXTERNAL",
@@ -90,11 +98,9 @@ def checked_class_path(settings: Flink) -> str:
     return str(jar)
 
 
-def check_ready(settings: Flink) -> set[str]:
+def check_ready(settings: Flink) -> None:
     """See that the cluster can take a job.
 
-    Returns:
-        Ids of the jobs it knows already.
     Raises:
         WrongVersion: it has another version than the job server.
         ClusterUnreachable: it, or its workers, do not answer; or it has too few slots.
@@ -114,13 +120,34 @@ def check_ready(settings: Flink) -> set[str]:
             f"no worker pool listens at {settings.worker_pool}: start one with `make flink-up`, or set"
             " flink.worker_pool"
         )
-    return {job.job_id for job in jobs(settings.url)}
 
 
-def progress(url: str, before: set[str]) -> str:
-    """How the job that was submitted last stands, on one line."""
+def lost_job(settings: Flink, name: str, timeout_s: float = RECOVERY_S) -> bool:
+    """Whether the cluster was started anew and knows no job of this name; waits until it can take another.
+
+    Without high availability, which needs ZooKeeper or Kubernetes, a JobManager remembers nothing.
+
+    Raises:
+        ClusterUnreachable: it does not come back.
+        WrongVersion: it came back as another.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if any(job.name == name for job in jobs(settings.url)):
+                return False
+            check_ready(settings)
+            return True
+        except ClusterUnreachable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(RECOVERY_POLL_S)
+
+
+def progress(url: str, name: str) -> str:
+    """How the job of this name that was submitted last stands, on one line."""
     try:
-        mine = [job for job in jobs(url) if job.job_id not in before]
+        mine = [job for job in jobs(url) if job.name == name]
         if not mine:
             return "Flink: being submitted"
         found = metrics(url, mine[0].job_id)

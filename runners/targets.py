@@ -28,6 +28,8 @@ class Target:
         spool_dir: where workers can read them, a folder or a URL of Beam's filesystems; None takes this machine's
             folder for temporary files.
         progress: says how a job stands, where its workers are not in this process.
+        lost_job: says whether a job that failed is gone together with what its cluster knew, and returns once that
+            can take another; None where there is no cluster to lose it.
         embed_hints: Beam's resource hints for the embedding step.
     """
 
@@ -35,6 +37,7 @@ class Target:
     spools: int = 1
     spool_dir: Path | str | None = None
     progress: Callable[[], str] | None = None
+    lost_job: Callable[[], bool] | None = None
     embed_hints: Mapping[str, str] = field(default_factory=dict)
 
     def plus(self, options: Sequence[str]) -> Target:

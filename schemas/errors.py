@@ -4,7 +4,7 @@ PipelineError
   * RetryableError   the client or the runner tries again
       RateLimited(retry_after_s)   SourceTimeout   SourceUnavailable (BrokenAnswer)   SinkUnavailable
       ProviderUnavailable(may_be_billed)   ProviderTimeout   BadAnswer(tokens_reported)   Parked(retry_after_s)
-      LimitReached(retry_after_s, kind)
+      LimitReached(retry_after_s, kind)   JobLost   JobFailed
   * RecordError      this record becomes a dead letter, the run goes on
       InvalidPayload   EmptyText   BadVector   EngineFailed (InputRefused)   Flagged   NotModerated
   * SetupError       stop: a person must change something
@@ -136,6 +136,14 @@ class LimitReached(RetryableError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class JobLost(RetryableError):
+    """A cluster was started anew and knows nothing of a job it had."""
+
+
+class JobFailed(RetryableError):
+    """A job on a cluster ended with an error that is none of headrace's own."""
 
 
 class RecordError(PipelineError):

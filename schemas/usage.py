@@ -13,6 +13,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+UNFINISHED = "Unfinished"
+"""`error_type` of a request that is under way, or whose worker died in its middle: nobody knows what came of it, so
+its tokens and its cost stay those of the estimate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Price:

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import class_row
 
-from schemas.usage import UsageEvent
+from schemas.usage import UNFINISHED, UsageEvent
 from transforms.storable import storable_json, storable_text
 
 
@@ -48,13 +48,16 @@ def hit_rate(cache_hits: int, inputs: int) -> float:
 
 
 def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
-    """Add one event to the ledger; one that is there already is left as it is."""
+    """Add one event to the ledger, or complete it; one that is there as it ended is left as it is."""
     connection.execute(
         "INSERT INTO ai_usage_tracking (event_id, occurred_at, client, run_id, provider, operation, model, space_id,"
         " input_count, tokens, tokens_reported, cost_usd, machine_seconds, latency_s, attempt, reused, error_type,"
         " request_metadata, cache_hits, tokens_saved, usd_saved, source, integration)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT (event_id) DO NOTHING",
+        " ON CONFLICT (event_id) DO UPDATE SET occurred_at = EXCLUDED.occurred_at, tokens = EXCLUDED.tokens,"
+        " tokens_reported = EXCLUDED.tokens_reported, cost_usd = EXCLUDED.cost_usd, latency_s = EXCLUDED.latency_s,"
+        " error_type = EXCLUDED.error_type, request_metadata = EXCLUDED.request_metadata"
+        " WHERE ai_usage_tracking.error_type = %s",
         [
             event.event_id,
             event.occurred_at,
@@ -79,6 +82,7 @@ def write_usage(connection: psycopg.Connection, event: UsageEvent) -> None:
             event.usd_saved,
             storable_text(event.source),
             event.integration,
+            UNFINISHED,
         ],
     )
 

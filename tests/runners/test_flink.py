@@ -15,7 +15,7 @@ from schemas.config import Config
 from schemas.engines import Flink
 from schemas.errors import ClusterUnreachable, DigestMismatch, MissingFile, MissingTool, WrongVersion
 from tests.fakes.serving import serve
-from tests.runners.fake_flink import JOB, FakeFlink
+from tests.runners.fake_flink import FakeFlink
 from tests.runners.world import Headrace, issue, write_export
 
 RELEASES = {
@@ -159,8 +159,9 @@ def test_a_server_that_never_listens_is_not_waited_for_for_ever(tmp_path: Path) 
 
 def test_people_tune_seconds_and_flink_gets_milliseconds() -> None:
     settings = Flink(parallelism=3, checkpoint_interval_s=2.5, checkpoint_timeout_s=60)
-    options = flink.options(settings, "127.0.0.1:4000")
+    options = flink.options(settings, "127.0.0.1:4000", "headrace-1")
     assert {
+        "--job_name=headrace-1",
         "--parallelism=3",
         "--checkpointing_interval=2500",
         "--checkpoint_timeout_millis=60000",
@@ -170,12 +171,34 @@ def test_people_tune_seconds_and_flink_gets_milliseconds() -> None:
     } <= set(options)
 
 
-def test_progress_is_that_of_the_job_that_was_not_there_before(api: FakeFlink, url: str) -> None:
-    assert flink.progress(url, set()) == "Flink: being submitted"
+def test_progress_is_that_of_the_job_of_the_run(api: FakeFlink, url: str) -> None:
+    assert flink.progress(url, "job") == "Flink: being submitted"
     api.job("RUNNING", running=2)
-    assert flink.progress(url, set()) == "Flink: RUNNING, 2 of 3 tasks up, 12 records read, 2 restarts"
-    assert flink.progress(url, {JOB}) == "Flink: being submitted"
-    assert flink.progress(f"http://127.0.0.1:{free_port()}", set()).startswith("no Flink answers at")
+    assert flink.progress(url, "job") == "Flink: RUNNING, 2 of 3 tasks up, 12 records read, 2 restarts"
+    assert flink.progress(url, "another") == "Flink: being submitted"
+    assert flink.progress(f"http://127.0.0.1:{free_port()}", "job").startswith("no Flink answers at")
+
+
+def test_a_job_that_the_cluster_knows_is_not_lost(api: FakeFlink, url: str) -> None:
+    api.job("FAILED")
+    assert not flink.lost_job(Flink(url=url), "job")
+
+
+def test_a_cluster_that_was_started_anew_has_lost_its_job_once_it_can_take_another(
+    api: FakeFlink, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flink, "RECOVERY_POLL_S", 0.01)
+    ready = api.answers["/overview"][0]
+    without_slots = (200, {**ready[1], "slots-available": 0})
+    api.answers["/overview"] = [(503, {}), without_slots, without_slots, ready]
+    pool = f"127.0.0.1:{url.rpartition(':')[2]}"  # anything that listens
+    assert flink.lost_job(Flink(url=url, worker_pool=pool), "job")
+    assert [path for _, path, _ in api.asked] == ["/jobs/overview", "/overview"] * 4
+
+
+def test_a_cluster_that_does_not_come_back_is_not_waited_for_for_ever() -> None:
+    with pytest.raises(ClusterUnreachable, match=r"no Flink answers at"):
+        flink.lost_job(Flink(url=f"http://127.0.0.1:{free_port()}"), "job", timeout_s=0)
 
 
 def test_nothing_of_the_cluster_listens_beyond_this_machine(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Every request to a provider is a row of the ledger as soon as it ends, before its vectors are used.
+"""Every request to a provider is a row of the ledger before it is made, and that row is completed as soon as it ends.
 
-A worker that dies afterwards loses no call that was billed; a run that fails shows what it had cost until then.
+A worker that dies in the middle of a request, or after it, loses no call that was billed; a run that fails shows what
+it had cost until then.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class ProviderCall:
 
 
 Meter = Callable[[ProviderCall], None]
-"""Told of each request when it has ended, from whichever thread made it."""
+"""Told of each request twice, from whichever thread makes it: before, as `UNFINISHED` at its estimate, and when it
+has ended, with the same `call_id`."""
 
 
 @dataclass(frozen=True, slots=True)

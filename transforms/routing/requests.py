@@ -1,4 +1,4 @@
-"""One request to one endpoint: reserved before, in the ledger and settled after, whatever becomes of it."""
+"""One request to one endpoint: reserved and in the ledger before, settled and completed after, whatever came."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from schemas.errors import (
     RateLimited,
     WrongAddress,
 )
-from schemas.usage import cost_usd
+from schemas.usage import UNFINISHED, cost_usd
 from transforms.allowance.base import Allowance, Estimate, Reservation
 from transforms.providers.base import ModelInfo, Purpose, Reply
 from transforms.providers.metering import Meter, Operation, ProviderCall
@@ -49,7 +49,7 @@ class Requests:
     """Makes requests for one client.
 
     Args:
-        meter: told of each when it has ended, before its vectors are used.
+        meter: told of each before it is made, and when it has ended, before its vectors are used.
         now: gives the time, UTC.
         clock_s: monotonic seconds.
     """
@@ -99,6 +99,7 @@ class Requests:
                 request_id=None,
                 occurred_at=self.now(),
             )
+            self._open(call, reservation, info)
             began_s = self.clock_s()
             try:
                 reply = provider.embed(texts, purpose)
@@ -115,6 +116,13 @@ class Requests:
         endpoint.gate.note_answer()
         endpoint.breaker.note_answer()
         return reply
+
+    def _open(self, call: ProviderCall, reservation: Reservation, info: ModelInfo) -> None:
+        try:
+            self.meter(replace(call, usd=_usd(info, call.tokens), error_type=UNFINISHED))
+        except BaseException:
+            self.allowance.release(reservation)
+            raise
 
     def _account(
         self, call: ProviderCall, reservation: Reservation, info: ModelInfo, billed: int, reported: int | None

@@ -22,6 +22,7 @@ from schemas.errors import (
     ProviderUnavailable,
     RateLimited,
 )
+from schemas.usage import UNFINISHED
 from tests.fakes.embedding_provider import vector_of
 from tests.transforms.routing.world import (
     DIMENSIONS,
@@ -72,13 +73,17 @@ def test_every_text_is_embedded_once_or_waits_and_the_ledger_is_the_fakes_own_co
     between_s: int,
 ) -> None:
     connection.execute("DELETE FROM space_canaries")
-    clock, calls = FakeClock(), list[ProviderCall]()
+    clock, begun, calls = FakeClock(), list[ProviderCall](), list[ProviderCall]()
+
+    def meter(call: ProviderCall) -> None:
+        (begun if call.error_type == UNFINISHED else calls).append(call)
+
     number = next(_names)
     a, b = FakeEndpoint(plan=faulty(first)), FakeEndpoint(plan=faulty(second))
     other = FakeEndpoint(weights="others-of-the-same-dimension")
     endpoints = {f"a{number}": a, f"b{number}": b} | ({f"other{number}": other} if with_other else {})
     waiting, answered = list(BATCHES), Counter[str]()
-    with closing(router_over(database, endpoints, clock, meter=calls.append)) as router:
+    with closing(router_over(database, endpoints, clock, meter=meter)) as router:
         for _ in range(100):
             if not waiting:
                 break
@@ -99,6 +104,7 @@ def test_every_text_is_embedded_once_or_waits_and_the_ledger_is_the_fakes_own_co
     assert not other.texts
     fakes = (a, b, other)
     assert len(calls) == sum(fake.requests for fake in fakes)
+    assert [call.call_id for call in begun] == [call.call_id for call in calls]
     assert len({call.call_id for call in calls}) == len(calls)
     good = [call for call in calls if call.error_type is None]
     assert sum(call.tokens_reported or 0 for call in good) == sum(fake.tokens_billed for fake in fakes)

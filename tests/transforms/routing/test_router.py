@@ -26,6 +26,7 @@ from schemas.errors import (
     RateLimited,
 )
 from schemas.integrations import Integration
+from schemas.usage import UNFINISHED
 from tests.fakes.embedding_provider import vector_of
 from tests.transforms.allowance.world import NoAllowance
 from tests.transforms.routing.world import (
@@ -48,6 +49,28 @@ from transforms.routing.router import Router
 TEXTS = ["the first text", "a second one"]
 
 Open = Callable[..., Router]
+
+
+class Book(NoAllowance):
+    """Grants everything, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.held: dict[object, Estimate] = {}
+        self.settled: list[tuple[int, Decimal]] = []
+        self.released = 0
+
+    def reserve(self, estimate: Estimate) -> Reservation:
+        reservation = super().reserve(estimate)
+        self.held[reservation.reservation_id] = estimate
+        return reservation
+
+    def settle(self, reservation: Reservation, tokens: int, usd: Decimal) -> None:
+        del self.held[reservation.reservation_id]
+        self.settled.append((tokens, usd))
+
+    def release(self, reservation: Reservation) -> None:
+        del self.held[reservation.reservation_id]
+        self.released += 1
 
 
 @pytest.fixture
@@ -332,25 +355,6 @@ def test_a_limit_of_our_own_is_waited_for_and_a_used_up_budget_parks(opened: Ope
 
 
 def test_every_reservation_is_settled_at_what_was_billed_or_released(opened: Open, clock: FakeClock) -> None:
-    class Book(NoAllowance):
-        def __init__(self) -> None:
-            self.held: dict[object, Estimate] = {}
-            self.settled: list[tuple[int, Decimal]] = []
-            self.released = 0
-
-        def reserve(self, estimate: Estimate) -> Reservation:
-            reservation = super().reserve(estimate)
-            self.held[reservation.reservation_id] = estimate
-            return reservation
-
-        def settle(self, reservation: Reservation, tokens: int, usd: Decimal) -> None:
-            del self.held[reservation.reservation_id]
-            self.settled.append((tokens, usd))
-
-        def release(self, reservation: Reservation) -> None:
-            del self.held[reservation.reservation_id]
-            self.released += 1
-
     faults = [
         RateLimited("a: 429", 1.0),
         ProviderUnavailable("a: 503", False),
@@ -389,12 +393,38 @@ def test_the_ledger_has_a_row_for_each_request_with_the_endpoint_that_was_asked(
     ]
 
 
-def test_a_call_that_cannot_be_written_down_gives_no_vectors(opened: Open, clock: FakeClock) -> None:
-    def broken(call: ProviderCall) -> None:
-        raise RuntimeError("the ledger is gone")
+def test_a_request_is_in_the_ledger_before_it_is_made_so_that_a_worker_may_die_in_its_middle(
+    database: Store, connection: psycopg.Connection, opened: Open, clock: FakeClock
+) -> None:
+    written: list[tuple[object, ...]] = []
 
+    def look(number: int, texts: Sequence[str]) -> None:
+        query = "SELECT event_id, tokens, tokens_reported, cost_usd > 0 FROM ai_usage_tracking WHERE error_type = %s"
+        written.extend(connection.execute(query, [UNFINISHED]).fetchall())
+
+    meter = ledger(database)
+    embed(opened({"a": FakeEndpoint(plan=look)}, meter=meter), clock)
+    meter.close()
+    ended = connection.execute(
+        "SELECT event_id, error_type FROM ai_usage_tracking ORDER BY occurred_at"
+    ).fetchall()
+    assert [row[2:] for row in written] == [(None, True)] * 2, "the known sentences, then the texts"
+    assert ended == [(row[0], None) for row in written]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_call_that_cannot_be_written_down_gives_no_vectors(
+    opened: Open, clock: FakeClock, before: bool
+) -> None:
+    def broken(call: ProviderCall) -> None:
+        if before or call.error_type != UNFINISHED:
+            raise RuntimeError("the ledger is gone")
+
+    a, book = FakeEndpoint(), Book()
     with pytest.raises(RuntimeError, match="ledger"):
-        embed(opened({"a": FakeEndpoint()}, meter=broken), clock)
+        embed(opened({"a": a}, meter=broken, allowance=book), clock)
+    assert a.requests == (0 if before else 1)
+    assert len(book.held) == (0 if before else 1), "what may be billed stays reserved"
 
 
 def test_a_discarded_batch_ends_in_the_middle_of_a_wait(opened: Open, clock: FakeClock) -> None:
