@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 from psycopg.rows import class_row
 
+from schemas.usage import UNFINISHED
+
 WINDOW = timedelta(minutes=15)
 MAX_CALLS = 1000
 """Of an endpoint, the latest ones within the window."""
@@ -19,7 +21,7 @@ class EndpointHealth:
 
     Args:
         state: `closed` is asked, `open` is not, `half-open` is being tried.
-        calls: looked at, 1,000 at most.
+        calls: ended and looked at, 1,000 at most.
         rate_limited: of them, told to wait; neither good nor bad.
         success: share of the others that was answered, or that refused a text, 0 to 1; None without any.
         p50_s: latency of those answered, median.
@@ -53,7 +55,9 @@ CROSS JOIN LATERAL (
            percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_s) FILTER (WHERE error_type IS NULL) AS p95_s
     FROM (
         SELECT error_type, latency_s FROM ai_usage_tracking
-        WHERE integration = i.name AND operation <> 'moderate' AND occurred_at > %s ORDER BY occurred_at DESC LIMIT %s
+        WHERE integration = i.name AND operation <> 'moderate' AND occurred_at > %(since)s
+              AND error_type IS DISTINCT FROM %(unfinished)s
+        ORDER BY occurred_at DESC LIMIT %(most)s
     ) AS latest
 ) AS c
 ORDER BY i.name
@@ -64,4 +68,5 @@ def endpoint_health(connection: psycopg.Connection, now: datetime | None = None)
     """Health of all endpoints, by name; one query, whatever the ledger holds."""
     since = (now or datetime.now(UTC)) - WINDOW
     with connection.cursor(row_factory=class_row(EndpointHealth)) as cursor:
-        return cursor.execute(_READ, [since, MAX_CALLS]).fetchall()
+        values = {"since": since, "most": MAX_CALLS, "unfinished": UNFINISHED}
+        return cursor.execute(_READ, values).fetchall()
