@@ -6,6 +6,8 @@ FAISS up to date and says what changed, as it does for its own polls. It ends th
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,15 +22,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 from psycopg import sql
 
+from pipelines.ingest import IngestJob
 from pipelines.polls import build
-from runners import flink_rest
+from runners import flink, flink_rest
 from runners.direct import original_error
 from runners.slices import job_for, register_clients
 from runners.targets import Runner, Target, opened
 from runners.watch import News, OpenPolls
 from schemas.config import Config
 from schemas.engines import Flink
-from schemas.errors import BadConfig, ClusterUnreachable, JobRefused, PipelineError
+from schemas.errors import BadConfig, ClusterUnreachable, JobFailed, JobRefused, PipelineError
 from schemas.outcomes import Outcome
 from transforms import runs
 from transforms.embedders.models import space_of
@@ -39,6 +42,10 @@ from transforms.source_states import note_changed
 FOR_FLINK = ("--max_bundle_size=1",)
 """A poll is one element: its rows are to be written when it ends, not a second later."""
 CANCEL_TIMEOUT_S = 60.0
+ROUNDS_OF_A_JOB = 10_000
+"""On Flink: Beam 2.62 keeps a kilobyte of state for each time that a source was put off (its issue 27648)."""
+SHORTEST_LIFE_S = 3600.0
+LONGEST_LIFE_S = 86_400.0
 CHANGES = (Outcome.NEW, Outcome.CHANGED, Outcome.DELETED)
 
 
@@ -91,10 +98,83 @@ def cancel_jobs(config: Config) -> int:
     return len(found)
 
 
+def life_s(config: Config, runner: Runner) -> float:
+    """For how long a job goes on before another one takes its place, from where it came to."""
+    if runner is not Runner.FLINK:
+        return math.inf
+    shortest_s = min(source.poll_interval_s for source in config.sources)
+    return min(max(SHORTEST_LIFE_S, ROUNDS_OF_A_JOB * shortest_s), LONGEST_LIFE_S)
+
+
+class _Job:
+    """The job that runs; submitted by the constructor.
+
+    Raises:
+        SetupError: it cannot be submitted.
+    """
+
+    def __init__(
+        self, config: Config, target: Target, runner: Runner, of_sources: Sequence[IngestJob]
+    ) -> None:
+        self._config = config
+        self._target = target
+        self._runner = runner
+        self._of_sources = of_sources
+        self._begin()
+
+    def _begin(self) -> None:
+        for_flink = FOR_FLINK if self._runner is Runner.FLINK else ()
+        named = f"--job_name={job_name(self._config)}"  # a killed watcher's job is known by it
+        options = PipelineOptions(["--streaming", *for_flink, *self._target.options, named])
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline, self._of_sources, self._config.data_dir)
+        self._ends_s = time.monotonic() + life_s(self._config, self._runner)
+        self._result: PipelineResult = pipeline.run()
+
+    def look_after(self) -> None:
+        """See that it runs, and let another one take its place when it is old or its cluster has lost it.
+
+        Raises:
+            PipelineError: it has ended.
+        """
+        try:
+            state = self._result.state
+            if state == PipelineState.FAILED:
+                self._result.wait_until_finish()
+        except grpc.RpcError as error:
+            raise ClusterUnreachable(f"the job server is gone ({error.code()}): see its log") from None
+        except RuntimeError as error:
+            failure = original_error(error)
+            if failure is not error:
+                raise failure from error
+            if not self._is_lost():
+                last_line = str(error).strip().splitlines()[-1][:300]
+                raise JobFailed(f"the streaming job failed: {last_line}") from error
+            self._begin()
+            return
+        if PipelineState.is_terminal(state):
+            raise JobRefused(f"the streaming job has ended, {state}: watch again to go on")
+        if time.monotonic() > self._ends_s:
+            self.end()
+            self._begin()
+
+    def _is_lost(self) -> bool:
+        settings = self._config.flink or Flink()
+        return self._runner is Runner.FLINK and flink.lost_job(settings, job_name(self._config))
+
+    def end(self) -> None:
+        """What was stored is consistent, and the next job goes on from the stored cursors."""
+        with suppress(grpc.RpcError, RuntimeError, PipelineError):
+            if self._runner is Runner.FLINK:
+                cancel_jobs(self._config)
+            elif not PipelineState.is_terminal(self._result.state):
+                self._result.cancel()
+
+
 def _news(
-    result: PipelineResult, run_id: UUID, connection: psycopg.Connection, listening: psycopg.Connection
+    job: _Job, run_id: UUID, connection: psycopg.Connection, listening: psycopg.Connection
 ) -> list[str]:
-    _check_runs(result)
+    job.look_after()
     found: dict[tuple[str, str], Counter[str]] = {}
     for notice in listening.notifies(timeout=0):
         change = orjson.loads(notice.payload)
@@ -105,19 +185,6 @@ def _news(
         runs.add_counts(connection, run_id, source, +counts)
         note_changed(connection, client, source)
     return [f"{source}: {_said(counts)}" for (_, source), counts in found.items()]
-
-
-def _check_runs(result: PipelineResult) -> None:
-    try:
-        state = result.state
-        if state == PipelineState.FAILED:
-            result.wait_until_finish()
-    except grpc.RpcError as error:
-        raise ClusterUnreachable(f"the job server is gone ({error.code()}): see its log") from None
-    except RuntimeError as error:
-        raise original_error(error) from error
-    if PipelineState.is_terminal(state):
-        raise JobRefused(f"the streaming job has ended, {state}: watch again to go on")
 
 
 def _said(counts: Counter[str]) -> str:
@@ -142,33 +209,17 @@ def streaming(
     space = space_of(config.model)
     register_clients(connection, config, space)
     run_id = uuid4()
-    jobs = [job_for(config, source, store, space, run_id) for source in config.sources]
-    streams = (
-        "--streaming",
-        f"--job_name={job_name(config)}",
-        *(FOR_FLINK if runner is Runner.FLINK else ()),
-    )
-    pipeline = beam.Pipeline(options=PipelineOptions([*streams, *target.options]))
-    build(pipeline, jobs, config.data_dir)
+    of_sources = [job_for(config, source, store, space, run_id) for source in config.sources]
     runs.start_run(connection, run_id, config.client, space.space_id)
     try:
         with store.connect_plainly() as listening:
             listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-            result = pipeline.run()
+            job = _Job(config, target, runner, of_sources)
             try:
-                yield partial(_news, result, run_id, connection, listening)
+                yield partial(_news, job, run_id, connection, listening)
             finally:
-                _end(config, runner, result)
+                job.end()
     except BaseException as error:
         runs.finish_quietly(connection, run_id, error)
         raise
     runs.finish_run(connection, run_id, "done")
-
-
-def _end(config: Config, runner: Runner, result: PipelineResult) -> None:
-    """What was stored is consistent, and the next job goes on from the stored cursors."""
-    with suppress(grpc.RpcError, RuntimeError, PipelineError):
-        if runner is Runner.FLINK:
-            cancel_jobs(config)
-        elif not PipelineState.is_terminal(result.state):
-            result.cancel()

@@ -45,12 +45,13 @@ from schemas.errors import (
     PartUnread,
     PipelineError,
     RateLimited,
-    SinkUnavailable,
+    RetryableError,
     SourceTimeout,
 )
 from schemas.outcomes import Outcome
 from schemas.sources import Source
 from transforms import runs
+from transforms.dead_letters import count_parked
 from transforms.deliveries import pending
 from transforms.embedders.models import space_of
 from transforms.postgres import Store, open_store
@@ -125,13 +126,14 @@ def watch(
             psycopg.OperationalError,
             psycopg.InterfaceError,
             DatabaseUnreachable,
-            SinkUnavailable,
+            RetryableError,
         ) as error:
             if outages == 0 and isinstance(error, DatabaseUnreachable):
                 raise  # there never was one
             outages += 1
             wait_s = back_off_s(outages, 1.0)
-            say(f"the database failed ({type(error).__name__}): trying again in {wait_s:,.0f} s")
+            what = one_line(error) if isinstance(error, RetryableError) else "the database failed"
+            say(f"{what} ({type(error).__name__}): trying again in {wait_s:,.0f} s")
             time.sleep(wait_s)
 
 
@@ -200,10 +202,18 @@ class _Watch:
         if (extractor is not None and not watched.failures) or self._news is not None:
             if pending(self._connection, watched.client, watched.source.name, 1):
                 return "deliveries"
-            verifiable = isinstance(extractor, Verifiable) if extractor is not None else self._was_read(watched)
+            verifiable = (
+                isinstance(extractor, Verifiable) if extractor is not None else self._was_read(watched)
+            )
             if watched.next_reconcile_at <= now and verifiable:
                 return "reconcile"
-        return "poll" if watched.next_poll_at <= now and self._news is None else None
+        if watched.next_poll_at > now:
+            return None
+        if self._news is None:
+            return "poll"
+        watched.next_poll_at = now + timedelta(seconds=watched.source.poll_interval_s)
+        has_parked = count_parked(self._connection, watched.client)
+        return "deliveries" if has_parked else None  # what is parked comes after them
 
     def _was_read(self, watched: Watched) -> bool:
         states = load_states(self._connection, watched.client)

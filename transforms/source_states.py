@@ -200,7 +200,8 @@ def note_heard(connection: psycopg.Connection, client: str, source: str, at: dat
 def note_changed(connection: psycopg.Connection, client: str, source: str) -> None:
     """Something of the source was stored or deleted now."""
     connection.execute(
-        "UPDATE source_states SET last_change_at = clock_timestamp() WHERE (client, source) = (%s, %s)",
+        "INSERT INTO source_states (client, source, last_change_at) VALUES (%s, %s, clock_timestamp())"
+        " ON CONFLICT (client, source) DO UPDATE SET last_change_at = EXCLUDED.last_change_at",
         [client, source],
     )
 

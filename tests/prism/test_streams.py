@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from extractors.read import build_extractor
+from runners import streams
 from runners.streams import polled_by
 from runners.targets import Runner
 from runners.watch import watch
@@ -122,6 +124,23 @@ def test_a_job_goes_on_where_the_one_before_ended(config: Config, database: Stor
         view.until(lambda: "ABC: 1 new" in view.said)
     assert view.said[1:] == ["ABC: 1 new"]
     assert jira.asked["search"] > swept
+
+
+def test_another_job_takes_the_place_of_one_that_is_old(
+    config: Config, database: Store, jira: FakeJira, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def life_s(config: Config, runner: Runner) -> float:
+        begun.append("job")
+        return 5.0 if len(begun) == 1 else math.inf
+
+    monkeypatch.setattr(streams, "life_s", life_s)
+    with streamed(config, database) as view:
+        view.until(lambda: len(begun) == 2)
+        jira.create("ABC", summary="made after it")
+        view.until(lambda: len(view.live()) == 3)
+    assert view.rows("SELECT count(*) FROM runs") == [(1,)]
 
 
 def test_a_source_that_fails_holds_up_no_other(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from runners.streams import cancel_jobs, job_name
+from runners.streams import cancel_jobs, job_name, life_s
+from runners.targets import Runner
 from schemas.config import Config
 from schemas.engines import Flink
 from schemas.errors import ClusterUnreachable
 from tests.fakes.serving import serve
 from tests.runners.fake_flink import JOB, FakeFlink
+from tests.runners.memory_source import configured
 from tests.runners.world import Headrace
 
 
@@ -51,6 +54,22 @@ def test_where_no_flink_answers_the_line_says_what_to_do(make_config: Callable[.
     config = make_config().model_copy(update={"flink": Flink(url="http://127.0.0.1:1")})
     with pytest.raises(ClusterUnreachable, match="start one with `make flink-up`"):
         cancel_jobs(config)
+
+
+@pytest.mark.parametrize(
+    ("runner", "interval_s", "expected_s"),
+    [
+        (Runner.FLINK, 0.1, 3600),
+        (Runner.FLINK, 1, 10_000),
+        (Runner.FLINK, 60, 86_400),
+        (Runner.PRISM, 1, math.inf),
+    ],
+)
+def test_a_job_on_flink_is_replaced_before_its_state_has_grown_much(
+    make_config: Callable[..., Config], runner: Runner, interval_s: float, expected_s: float
+) -> None:
+    sources = (configured("slow", 3600), configured("tickets", interval_s))
+    assert life_s(make_config().model_copy(update={"sources": sources}), runner) == expected_s
 
 
 def test_watching_on_dataflow_is_refused(headrace: Headrace, write_config: Callable[[str], Path]) -> None:
