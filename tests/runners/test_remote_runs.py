@@ -14,6 +14,7 @@ from psycopg import sql
 from pipelines.plan import make_plan
 from pipelines.search import search
 from schemas.config import Chunking, Config, Model, Privacy
+from schemas.errors import BadConfig
 from schemas.integrations import Integration, Limits
 from tests.fakes.embedding_provider import (
     DIMENSIONS,
@@ -249,3 +250,13 @@ def test_where_the_key_is_refused_everything_is_parked_and_nothing_is_billed(
     assert letters == [("Parked", True)]
     assert fake.tokens_billed == 0
     assert {row[5] for row in ledger(database)} == {0}
+
+
+def test_a_key_that_is_nowhere_stops_the_run_and_names_the_reference(
+    remote: MakeConfig, fake: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = remote(write_export(tmp_path / "jira.jsonl", [issue(1)]))
+    monkeypatch.delenv(KEY_VARIABLE)
+    with pytest.raises(BadConfig, match=KEY_VARIABLE):
+        run_quietly(config)
+    assert fake.requests == 0

@@ -7,7 +7,14 @@ from typing import TypedDict
 from schemas.config import Model
 from schemas.spaces import Precision
 from transforms.embedders.loading import engine_choice
-from transforms.embedders.models import check_folder, default_cache_dir, find_model, space_from, spec_in
+from transforms.embedders.models import (
+    check_folder,
+    default_cache_dir,
+    find_model,
+    space_from,
+    space_of,
+    spec_in,
+)
 from transforms.embedders.registry import REGISTRY
 
 
@@ -53,7 +60,30 @@ def describe_models(configured: Model) -> list[ModelRow]:
     return [_describe(configured, True), *(_describe(model, False) for model in others)]
 
 
+def _describe_remote(model: Model) -> ModelRow:
+    space = space_of(model)
+    return ModelRow(
+        name=model.name,
+        configured=True,
+        found=None,
+        download_mb=None,
+        engine="remote",
+        arithmetic="",
+        threads=0,
+        why=f"integration {model.integration}",
+        precision=model.precision,
+        space_id=space.space_id,
+        dimensions=space.dimensions,
+        max_tokens=space.max_tokens,
+        pooling=space.pooling,
+        query_prefix=space.query_prefix,
+        document_prefix=space.document_prefix,
+    )
+
+
 def _describe(model: Model, configured: bool) -> ModelRow:
+    if not model.is_local:
+        return _describe_remote(model)
     found = find_model(model, default_cache_dir())
     pinned = REGISTRY.get(model.name)
     spec = spec_in(model, found) if found is not None else pinned

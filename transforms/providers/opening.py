@@ -5,6 +5,7 @@ from __future__ import annotations
 from schemas.errors import MissingTool
 from schemas.integrations import Integration
 from transforms.providers.base import Provider, known_price
+from transforms.providers.exchange import key_of
 
 
 def open_provider(integration: Integration, dimensions: int) -> Provider:
@@ -19,6 +20,8 @@ def open_provider(integration: Integration, dimensions: int) -> Provider:
         WrongAddress: its URL is none.
     """
     known_price(integration)
+    if integration.api_key is not None:
+        key_of(integration)  # before anything is read for an endpoint that cannot be asked
     match integration.provider:
         case "openai" | "azure":
             try:

@@ -68,3 +68,15 @@ def test_a_bad_folder_is_said(tmp_path: Path) -> None:
     folder = write_encoder(tmp_path / "other", model_type="modernbert")
     with pytest.raises(BadConfig, match="found model_type 'modernbert'"):
         describe_models(Model(name="tiny/bert", folder=folder))
+
+
+def test_a_remote_model_is_not_looked_for_here() -> None:
+    model = Model(integration="main", name="text-embedding-3-small", dimensions=512, max_tokens=1024)
+    row, *others = describe_models(model)
+    assert (row["name"], row["engine"], row["why"]) == (
+        "text-embedding-3-small",
+        "remote",
+        "integration main",
+    )
+    assert (row["found"], row["dimensions"], row["space_id"]) == (None, 512, space_of(model).space_id)
+    assert all(not other["configured"] and other["engine"] != "remote" for other in others)
