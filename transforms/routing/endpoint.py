@@ -38,6 +38,7 @@ class Endpoint:
         self._provider: Provider | None = open_provider(integration)
         self._left: list[Provider] = []
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -46,15 +47,17 @@ class Endpoint:
     @property
     def provider(self) -> Provider:
         """Opened anew after `reopen`."""
-        if self._provider is None:
-            self._provider = self._open_provider(self.integration)
-        return self._provider
+        with self._opening:
+            if self._provider is None:
+                self._provider = self._open_provider(self.integration)
+            return self._provider
 
     def reopen(self) -> None:
         """Its key was refused: a person may change it, so it is read again before the next request."""
-        if self._provider is not None:
-            self._left.append(self._provider)  # other threads may still wait for its answers
-            self._provider = None
+        with self._opening:
+            if self._provider is not None:
+                self._left.append(self._provider)  # other threads may still wait for its answers
+                self._provider = None
 
     @contextmanager
     def alone(self, pause: Callable[[float], None]) -> Iterator[None]:

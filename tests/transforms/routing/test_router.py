@@ -19,6 +19,7 @@ from schemas.errors import (
     EngineFailed,
     InputRefused,
     LimitReached,
+    LimitTooSmall,
     OutOfCredit,
     Parked,
     ProviderTimeout,
@@ -243,6 +244,36 @@ def test_what_a_person_must_change_is_said_once_and_not_asked_again_for_a_while(
         embed(router, clock, [f"text {number}"])
     assert a.requests == 3
     assert [line for line in caplog.messages if str(error) in line] == [f"a is not asked for 300 s: {error}"]
+
+
+def test_a_request_too_large_for_a_limit_is_halved_and_a_single_text_waits(
+    opened: Open, clock: FakeClock
+) -> None:
+    class Small(NoAllowance):
+        def reserve(self, estimate: Estimate) -> Reservation:
+            if estimate.tokens > 200:
+                raise LimitTooSmall("acme: 200 tokens an hour")
+            return super().reserve(estimate)
+
+    router = opened({"a": FakeEndpoint()}, allowance=Small())
+    with pytest.raises(EngineFailed, match="200 tokens an hour"):
+        router.embed(TEXTS, "document", 201, clock.pause)
+    with pytest.raises(Parked, match="200 tokens an hour"):
+        router.embed(TEXTS[:1], "document", 201, clock.pause)
+
+
+def test_a_key_that_was_refused_is_read_again_before_the_next_request(
+    database: Store, opened: Open, clock: FakeClock
+) -> None:
+    a = FakeEndpoint(plan=fails_from(1, AccessRefused("a: HTTP 401"), until=2))
+    router = opened({"a": a})
+    with pytest.raises(Parked, match="401"):
+        embed(router, clock)
+    clock.time_s += 301
+    assert np.array_equal(embed(router, clock), expected())
+    router.close()
+    assert a.opened == 2
+    assert a.closed == 2
 
 
 def test_a_text_that_is_refused_closes_no_endpoint(opened: Open, clock: FakeClock) -> None:

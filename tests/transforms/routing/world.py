@@ -63,7 +63,8 @@ class FakeEndpoint:
     requests: int = 0
     tokens_billed: int = 0
     texts: Counter[str] = field(default_factory=Counter)
-    closed: bool = False
+    opened: int = 0
+    closed: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     info: ModelInfo = INFO
 
@@ -88,7 +89,7 @@ class FakeEndpoint:
         return self.info
 
     def close(self) -> None:
-        self.closed = True
+        self.closed += 1
 
 
 def tokens_of(texts: Sequence[str]) -> int:
@@ -119,10 +120,14 @@ def router_over(
     session = SharedSession(store)
     states = SharedStates(session, clock.now, clock.monotonic_s)
 
+    def open_provider(wanted: Integration) -> FakeEndpoint:
+        endpoints[wanted.name].opened += 1
+        return endpoints[wanted.name]
+
     def build(found: Integration) -> Endpoint:
         return Endpoint(
             found,
-            lambda wanted: endpoints[wanted.name],
+            open_provider,
             EndpointBreaker(states, found.name),
             Gate(found.performance.max_concurrency, clock.monotonic_s),
         )
