@@ -225,7 +225,7 @@ def test_azure_is_asked_for_its_deployment(stage: Stages, fake: FakeProvider) ->
     provider = opened(of_azure, fakes.DIMENSIONS)
     embedded(provider)
     assert fake.asked[f"/openai/deployments/{MODEL}/embeddings"] == 1
-    assert provider.info.dimensions_settable is False
+    assert provider.info.dimensions_settable
     assert provider.info.limits.max_request_tokens == 300_000
 
 
