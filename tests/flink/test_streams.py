@@ -12,7 +12,7 @@ import pytest
 
 from extractors.read import build_extractor
 from runners import flink_rest
-from runners.flink_cluster import Cluster, up
+from runners.flink_cluster import Cluster, running, up
 from runners.streams import job_name, polled_by
 from runners.targets import Runner
 from schemas.config import Config, Postgres
@@ -93,3 +93,18 @@ def test_killed_workers_and_taskmanagers_leave_nothing_out_and_nothing_twice(
         assert view.rows("SELECT count(*) FROM indexed_documents") == [(41,)]
         (job,) = _running(config, cluster.url)
         assert flink_rest.metrics(cluster.url, job.job_id).restarts >= 2
+
+
+def test_a_jobmanager_that_comes_back_without_memory_is_given_the_job_again(
+    config: Config, cluster: Cluster, database: Store, jira: FakeJira, state: Path
+) -> None:
+    with streamed(config, database) as view:
+        view.until(lambda: len(view.live()) == 1)
+        now = running(state)
+        assert now is not None
+        psutil.Process(now.processes["jobmanager"].pid).kill()
+        up(state)
+        view.until(lambda: len(_running(config, cluster.url)) == 1)
+        jira.create("ABC", summary="made after it")
+        view.until(lambda: len(view.live()) == 2)
+    assert view.rows("SELECT count(*) FROM runs") == [(1,)]
