@@ -170,7 +170,7 @@ def metrics(url: str, job_id: str) -> JobMetrics:
     """
     path = f"/jobs/{_checked(job_id)}"
     details = _asked(url, "GET", path)
-    checkpoints = _parsed(Checkpoints, url, f"{path}/checkpoints")
+    checkpoints = _checkpoints(url, path)
     restarts = _asked(url, "GET", f"{path}/metrics", params={"get": "numRestarts"})
     latest = checkpoints.latest.completed
     steps = details.get("vertices", [])
@@ -183,6 +183,14 @@ def metrics(url: str, job_id: str) -> JobMetrics:
         restarts=next((int(float(one["value"])) for one in restarts if one.get("value")), 0),
         failure=_failure(_asked(url, "GET", f"{path}/exceptions", params={"maxExceptions": "1"})),
     )
+
+
+def _checkpoints(url: str, path: str) -> Checkpoints:
+    """None of a batch job, of which Flink says that it has no such page."""
+    try:
+        return _parsed(Checkpoints, url, f"{path}/checkpoints")
+    except JobRefused:
+        return Checkpoints(counts=_Counts(), latest=_Latest())
 
 
 def cancel(url: str, job_id: str) -> None:

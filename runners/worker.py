@@ -7,9 +7,15 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
-from apache_beam.portability.api import beam_provision_api_pb2, beam_provision_api_pb2_grpc, endpoints_pb2
+from apache_beam.portability.api import (
+    beam_fn_api_pb2,
+    beam_provision_api_pb2,
+    beam_provision_api_pb2_grpc,
+    endpoints_pb2,
+)
 from google.protobuf import json_format, text_format
 
 PROVISION_TIMEOUT_S = 60.0
@@ -55,6 +61,26 @@ def _address(url: str) -> str:
     return str(text_format.MessageToString(endpoints_pb2.ApiServiceDescriptor(url=url)))
 
 
+def connect_before_setup() -> None:
+    """Open a bundle's data connection before its steps are set up.
+
+    Beam does so after. A runner in Java waits three minutes for the connection before it looks at an answer, and so
+    for every error of a step's setup, such as a key that is not there, at each of its attempts.
+    """
+    from apache_beam.runners.worker import bundle_processor
+
+    create = bundle_processor.BundleProcessor.create_execution_tree
+
+    def connected(self: Any, descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) -> Any:
+        for transform in descriptor.transforms.values():
+            if transform.spec.urn == bundle_processor.DATA_INPUT_URN:
+                port = beam_fn_api_pb2.RemoteGrpcPort.FromString(transform.spec.payload)
+                self.data_channel_factory.create_data_channel(port)
+        return create(self, descriptor)
+
+    bundle_processor.BundleProcessor.create_execution_tree = connected
+
+
 def main(arguments: Sequence[str]) -> None:
     """Work until the runner closes the connection."""
     parser = argparse.ArgumentParser(prog="python -m runners.worker", description=__doc__)
@@ -63,6 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     end_with_parent()
     os.environ.update(settings(given.id, given.control, given.logging, given.provision))
+    connect_before_setup()
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main([])

@@ -35,6 +35,23 @@ def test_a_job_is_told_with_what_it_has_done(flink: FakeFlink, url: str) -> None
     assert row["started_at"].isoformat() == "2026-11-21T20:21:04.005000+00:00"
 
 
+def test_a_batch_job_has_no_checkpoints(flink: FakeFlink, url: str) -> None:
+    flink.job("RUNNING", running=3)
+    flink.answers[f"/jobs/{JOB}/checkpoints"] = [
+        (
+            404,
+            {
+                "errors": [
+                    "org.apache.flink.runtime.rest.NotFoundException: Checkpointing has not been enabled."
+                ]
+            },
+        )
+    ]
+    (row,) = job_rows(url)
+    assert (row["checkpoints"], row["checkpoints_failed"], row["state_bytes"]) == (0, 0, 0)
+    assert row["records_read"] == 12
+
+
 def test_the_status_says_that_a_cluster_is_away_instead_of_failing() -> None:
     (row,) = job_status(f"http://127.0.0.1:{free_port()}")
     assert row["state"] == "unreachable"
