@@ -11,9 +11,9 @@ import pytest
 
 from runners.fetch import fetch_flink
 from runners.flink_cluster import Cluster, down, up
-from tests.runners.conftest import headrace
+from tests.runners.conftest import headrace, make_config
 
-__all__ = ["headrace"]
+__all__ = ["headrace", "make_config"]
 
 TICKER = Path(__file__).parent / "Ticker.java"
 
