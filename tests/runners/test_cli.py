@@ -130,7 +130,11 @@ TORN = b'[\n{"id": 1, "number": 1, "title": "a"},\n{"id": 2, "num{"message": "AP
         (EXPORT, {"a.jsonl": b'{"message": "API rate limit exceeded"}'}, "error answer"),
         ('[[sources]]\ntype = "git"\nname = "code"\npath = "."\n', {}, "not a git repository"),
         ('[[sources]]\ntype = "git"\nname = "code"\npath = "gone"\n', {}, "gone"),
-        ("[model]\nbatch = 3\n", {}, "model.batch: unknown option; options here are name, integration, folder"),
+        (
+            "[model]\nbatch = 3\n",
+            {},
+            "model.batch: unknown option; options here are name, integration, folder",
+        ),
         ('[model]\nname = "no/such-model"\n' + EXPORT, {}, "no/such-model"),
         ("", {}, "no sources are configured"),
         ('[model]\nfolder = "empty"\n' + EXPORT, {"empty/.keep": b"", "a.jsonl": b""}, "model.safetensors"),
