@@ -167,7 +167,10 @@ def test_quality_is_drawn_for_precisions_with_a_rate() -> None:
 
 
 def test_an_interrupted_command_leaves_nothing_running(tmp_path: Path) -> None:
-    code = "import sys; from runners.bench import run_benchmarks; sys.exit(run_benchmarks(sys.argv[1:]))"
+    code = (  # begun in the background of a shell, it would ignore the signal
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from runners.bench import run_benchmarks; sys.exit(run_benchmarks(sys.argv[1:]))"
+    )
     arguments = ["--only", "growth-exact", "--results", str(tmp_path)]
     command = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
