@@ -151,7 +151,7 @@ class Follower:
     def _watched(self, how: Sync) -> bool:
         work: Work = "poll" if how.what == "sweep" else how.what
         with self.database.connect() as connection, runs.only_writer(connection, "acme"):
-            watcher = Watcher(self.config, connection, self.database, lambda line: None, self._build)
+            watcher = Watcher(self.config, connection, self.database, lambda line: None, self._build, None)
             failures = watcher.look(work)
             return not failures and (work != "deliveries" or queue_state(connection).pending == 0)
 

@@ -164,7 +164,7 @@ def test_after_each_listing_the_store_is_what_was_listed_and_only_what_is_gone_i
         config = make_config().model_copy(update={"sources": (source,), "reconcile": Reconcile(max_share=1)})
         store = Store(config.postgres.dsn or "")
         with runs.only_writer(connection, "acme"):
-            watcher = Watcher(config, connection, store, lambda line: None, build)
+            watcher = Watcher(config, connection, store, lambda line: None, build, None)
             for number, listing in enumerate(some(listings(shared_data), LISTINGS, total), 1):
                 shown.show(listing)
                 assert watcher.look("poll") == []
