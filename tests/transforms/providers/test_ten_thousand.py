@@ -223,7 +223,8 @@ def test_ten_thousand_texts_are_embedded_in_order_and_every_request_is_in_the_le
     assert result.failed == {}
     np.testing.assert_allclose(result.vectors, [vector_of(text) for text in TEXTS], atol=1e-6)
     assert_the_ledger_is_true(database, fake, may_be_more=name in NOBODY_KNOWS)
-    assert fake.most_at_once <= 5  # one more than allowed, while an abandoned one ends
+    # Four are allowed; each may go on at the far end after it was given up here.
+    assert fake.most_at_once <= (8 if name == "too slow" else 5)
 
 
 def test_texts_that_are_refused_are_found_one_by_one(
