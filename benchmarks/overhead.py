@@ -48,7 +48,7 @@ from transforms.embedders.loading import load_engine, load_tokenizer
 
 WANTED_OVERHEAD = 0.10
 WANTED_UNCHANGED_PER_S = 3000
-WANTED_SHARE_OF_BARE = 0.9
+WANTED_SHARE_OF_ENGINE = 0.9
 WANTED_TIMES_BEAM = 6.0
 
 
@@ -157,7 +157,7 @@ def misses(found: Mapping[str, Any]) -> list[str]:
     """What falls short of what is wanted, a line each; Beam's own job counts where it was measured."""
     floors = {
         "unchanged_documents_per_s": WANTED_UNCHANGED_PER_S,
-        "share_of_bare_engine": WANTED_SHARE_OF_BARE,
+        "share_of_engine_from_text": WANTED_SHARE_OF_ENGINE,  # text to vector on both sides
         "times_beam_mltransform": WANTED_TIMES_BEAM,
     }
     short = [
