@@ -151,7 +151,7 @@ def test_the_whole_job_is_held_against_the_bare_engine_and_beams_own_job() -> No
     assert (
         len(
             job_misses(
-                good | {"share_of_engine_from_text": 0.5, "times_beam_mltransform": 2, "overhead_share": 0.3}
+                good | {"share_of_bare_engine": 0.5, "times_beam_mltransform": 2, "overhead_share": 0.3}
             )
         )
         == 3
