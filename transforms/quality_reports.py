@@ -12,7 +12,7 @@ from psycopg.rows import dict_row, tuple_row
 
 from schemas.ids import digest
 from schemas.quality import QualityReport, merge_reports
-from transforms.spaces import chunk_table
+from transforms.spaces import chunk_table, vector_type_of
 
 
 def write_quality(
@@ -65,8 +65,8 @@ def summarise_run(
         counted = connection.execute(
             sql.SQL(
                 "SELECT coalesce(sum(texts - 1), 0)::bigint FROM (SELECT count(DISTINCT text_hash) AS texts FROM {}"
-                " WHERE row_id >= %s GROUP BY md5(embedding::text)) AS vectors"
-            ).format(chunk_table(space_id)),
+                " WHERE row_id >= %s GROUP BY md5({}(embedding))) AS vectors"
+            ).format(chunk_table(space_id), sql.Identifier(f"{vector_type_of(connection, space_id)}_send")),
             [first_row_id],
         ).fetchone()
         report = dataclasses.replace(report, duplicates=counted[0] if counted else 0)

@@ -6,12 +6,17 @@ from uuid import uuid4
 
 import apache_beam as beam
 import psycopg
+import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from psycopg import sql
 
 from schemas.quality import QualityReport
+from schemas.spaces import EmbeddingSpace
 from transforms.postgres import Store
-from transforms.quality_reports import write_quality
+from transforms.quality_reports import summarise_run, write_quality
+from transforms.runs import next_row_id
 from transforms.sinks.ledger import WriteQuality
+from transforms.spaces import VectorType, chunk_table, register_space
 
 SPACE_ID = "0" * 16
 
@@ -38,3 +43,34 @@ def test_repeated_bundles_write_each_batch_once(database: Store, connection: psy
         ("batch", 10),
         ("batch", 20),
     ]
+
+
+@pytest.mark.parametrize("vector_type", ["vector", "halfvec"])
+def test_a_run_counts_texts_that_share_a_vector_over_all_of_its_rows_and_no_others(
+    connection: psycopg.Connection, vector_type: VectorType
+) -> None:
+    space = EmbeddingSpace("tests/tiny", "0" * 64, "exact", "mean", True, dimensions=2, max_tokens=64)
+    register_space(connection, space, vector_type, "acme")
+    connection.execute("SET session_replication_role = replica")  # the chunks need no documents here
+
+    def store(text: bytes, vector: list[float]) -> None:
+        connection.execute(
+            sql.SQL(
+                "INSERT INTO {} (document_id, ordinal, client, text, text_hash, start_char, end_char, tokens,"
+                " embedding) VALUES (%s, 0, 'acme', '', %s, 0, 0, 1, %s::real[]::vector)"
+            ).format(chunk_table(space.space_id)),
+            [uuid4(), text, vector],
+        )
+
+    store(b"before", [1.0, 0.0])
+    first, run_id = next_row_id(connection), uuid4()
+    for text, vector in [
+        (b"one", [1.0, 0.0]),
+        (b"two", [1.0, 0.0]),
+        (b"two", [1.0, 0.0]),  # the same text has the same vector rightly
+        (b"three", [0.0, 1.0]),
+        (b"four", [1.0, 0.5]),
+    ]:
+        store(text, vector)
+    write_quality(connection, report(5), "acme", run_id, space.space_id, "batch")
+    assert summarise_run(connection, "acme", run_id, space.space_id, first).duplicates == 1

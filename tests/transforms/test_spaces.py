@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from schemas.errors import DimensionMismatch, UnknownName
 from schemas.spaces import EmbeddingSpace
 from transforms.postgres import Store
 from transforms.spaces import (
+    VectorType,
     build_vector_index,
     chunk_table,
     register_space,
@@ -69,6 +71,30 @@ def test_a_table_of_the_other_vector_type_is_refused(connection: psycopg.Connect
     register_space(connection, SPACE, "vector", "acme")
     with pytest.raises(DimensionMismatch, match=r"halfvec\(4\).*vector\(4\).*vector_type"):
         register_space(connection, SPACE, "halfvec", "acme")
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "vector_type", "in_the_page"),
+    [(384, "vector", True), (1792, "vector", True), (1793, "vector", False), (3584, "halfvec", True)],
+)
+def test_a_vector_stays_in_its_page_while_a_row_of_the_longest_text_still_fits(
+    connection: psycopg.Connection, dimensions: int, vector_type: VectorType, in_the_page: bool
+) -> None:
+    space = replace(SPACE, dimensions=dimensions)
+    register_space(connection, space, vector_type, "acme")
+    table = chunk_table(space.space_id)
+    document_id = uuid4()
+    connection.execute("SET session_replication_role = replica")  # the chunk needs no document here
+    connection.execute(
+        sql.SQL(
+            "INSERT INTO {} (document_id, ordinal, client, text, text_hash, start_char, end_char, tokens, embedding)"
+            " VALUES (%s, 0, 'acme', %s, %s, 0, 1, 1, %s::real[]::vector)"
+        ).format(table),
+        [document_id, " ".join(f"word{n}" for n in range(5000)), b"\0" * 32, [0.5] * dimensions],
+    )
+    assert connection.execute(
+        sql.SQL("SELECT pg_column_toast_chunk_id(embedding) IS NULL FROM {}").format(table)
+    ).fetchone() == (in_the_page,)
 
 
 @pytest.mark.parametrize(
