@@ -5,12 +5,13 @@ A provider makes one request for each call and says what became of it; who asks 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from schemas.errors import BadConfig
-from schemas.integrations import Integration
+from schemas.integrations import Integration, ProviderName
 from schemas.prices import EARLIER_PRICES, LIST_PRICES
 from schemas.usage import Price
 from transforms.embedders.base import Vectors
@@ -118,6 +119,29 @@ class Provider(Protocol):
         ...
 
 
+def known_as(integration: Integration) -> str:
+    """The name that documentation and price lists have for its model: on Azure a deployment has one of its own."""
+    return integration.weights_id if integration.provider == "azure" else integration.model
+
+
+MOST_BILLED = 1.5
+"""Tokens that a provider may bill for one counted here: of logs and code Voyage's tokenizer makes nearly as many."""
+ADDED_TOKENS = 16
+"""At most, by the words that some put before each text (Voyage's prompts, `google_api.prefixed`)."""
+
+
+def most_billed(provider: ProviderName, tokens: int, inputs: int) -> int:
+    """The most tokens that a request may be billed at, which is what is reserved for it.
+
+    Args:
+        tokens: of its texts, as counted here. OpenAI counts in the same way.
+        inputs: texts in it.
+    """
+    if provider in ("openai", "azure"):
+        return tokens
+    return math.ceil(tokens * MOST_BILLED) + ADDED_TOKENS * inputs
+
+
 _LISTED_AS = {"azure": "openai", "gemini": "google", "vertex": "google"}
 """Whose price list holds for a kind of endpoint, where the two have different names."""
 
@@ -129,7 +153,7 @@ def price_of(integration: Integration) -> Price | None:
         return Price(integration.price_usd_per_million_tokens, integration.price_as_of, source)
     provider = _LISTED_AS.get(integration.provider, integration.provider)
     prices = {(listed.provider, listed.model): listed.price for listed in (*LIST_PRICES, *EARLIER_PRICES)}
-    return prices.get((provider, integration.model))
+    return prices.get((provider, known_as(integration)))
 
 
 def known_price(integration: Integration) -> Price:
@@ -141,10 +165,16 @@ def known_price(integration: Integration) -> Price:
     price = price_of(integration)
     if price is None:
         raise BadConfig(
-            f'integration "{integration.name}": no list price of {integration.model} is known: give '
+            f'integration "{integration.name}": no list price of {known_as(integration)} is known: give '
             "price_usd_per_million_tokens and price_as_of, 0 where nothing is billed"
         )
     return price
+
+
+def price_asked(info: ModelInfo) -> Price:
+    """The price of an endpoint that `open_provider` opened: it opens none without."""
+    assert info.price is not None, info.model
+    return info.price
 
 
 def limits_of(integration: Integration, own: RequestLimits) -> RequestLimits:

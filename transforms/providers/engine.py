@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
@@ -13,15 +14,14 @@ import numpy as np
 
 from schemas.allowances import AllowanceSettings
 from schemas.config import Model
-from schemas.errors import EngineFailed
+from schemas.errors import EngineFailed, InputRefused
 from schemas.spaces import EmbeddingSpace
-from schemas.usage import LOCAL
 from transforms.allowance.opening import open_allowance
 from transforms.background import Discarded
 from transforms.embedders.base import EngineFacts, Vectors
 from transforms.embedders.models import space_of
 from transforms.postgres import Store
-from transforms.providers.base import ModelInfo, Purpose, Reply, RequestLimits
+from transforms.providers.base import ModelInfo, Purpose, Reply, RequestLimits, price_asked
 from transforms.providers.inputs import TextInput
 from transforms.providers.metering import Account, LedgerMeter
 from transforms.providers.opening import open_provider
@@ -31,7 +31,8 @@ REQUEST_TOKENS = 16_384
 """Of a request, where endpoints would take more: what has to be asked again after a failure stays small, and a buffer
 is several requests at once."""
 HEADROOM = 0.8
-"""Share of a limit in tokens that is used: most providers count with tokenizers of their own, Voyage's 13 % more."""
+"""Share of a request's limit in tokens that is used: most providers count with tokenizers of their own, Voyage's 13 %
+more."""
 
 
 class Embeds(Protocol):
@@ -69,7 +70,6 @@ class RemoteEngine:
     Args:
         router: asks endpoints, again and elsewhere if need be, and accounts for each request.
         purpose: of the texts.
-        stop: ends every wait once it is set.
         resources: closed with the engine.
     """
 
@@ -79,22 +79,22 @@ class RemoteEngine:
         router: Embeds,
         purpose: Purpose,
         max_batch_tokens: int | None = None,
-        stop: threading.Event | None = None,
         resources: ExitStack | None = None,
     ) -> None:
         self.space = space
         self.facts = _facts(router, max_batch_tokens)
+        self._max_input_tokens = router.limits.max_input_tokens
         self._router = router
         self._purpose = purpose
-        self._max_batch_tokens = max_batch_tokens
-        self._stop = stop or threading.Event()
+        self._stop = threading.Event()
         self._resources = resources or ExitStack()
 
     def run(self, batch: Sequence[TextInput]) -> Vectors:
         """Vectors of one request, float32, (len(batch), dimensions), of length 1, in the order given.
 
         Raises:
-            EngineFailed: a text is refused (`InputRefused`), or endpoints that answer others fail on these.
+            EngineFailed: a text is too long or refused (`InputRefused`), or endpoints that answer others fail on
+                these.
             Parked: no endpoint can be asked now.
             SinkUnavailable: the accounts cannot be kept.
             SetupError: no endpoint can be asked before a person changes something.
@@ -102,6 +102,13 @@ class RemoteEngine:
         """
         if self._stop.is_set():
             raise Discarded
+        if (
+            max(map(len, batch)) > self._max_input_tokens
+        ):  # not left to the endpoint: some cut, and do not say so
+            raise InputRefused(
+                f"{self.space.model} takes texts of {self._max_input_tokens:,} tokens at most, as counted here: lower"
+                " chunking.max_tokens"
+            )
         texts = [one.text for one in batch]
         reply = self._router.embed(texts, self._purpose, sum(map(len, batch)), self._pause)
         return unit(reply.vectors)
@@ -116,7 +123,9 @@ class RemoteEngine:
 
     def stopped_by(self, stop: threading.Event) -> RemoteEngine:
         """The same engine, which waits for nothing more once `stop` is set. Closing is left to this one."""
-        return RemoteEngine(self.space, self._router, self._purpose, self._max_batch_tokens, stop)
+        other = copy(self)
+        other._stop, other._resources = stop, ExitStack()
+        return other
 
     def close(self) -> None:
         """Give connections back."""
@@ -153,7 +162,7 @@ def _facts(router: Embeds, max_batch_tokens: int | None) -> EngineFacts:
         threads=0,
         streams=router.streams,
         max_batch_tokens=min(max_batch_tokens or REQUEST_TOKENS, most),
-        price=info.price or LOCAL,
+        price=price_asked(info),
         pads=False,
         max_batch_inputs=limits.max_inputs,
     )
@@ -186,4 +195,4 @@ def open_remote_engine(
             meter,
         )
         opened.callback(router.close)
-        return RemoteEngine(space, router, purpose, model.max_batch_tokens, resources=opened.pop_all())
+        return RemoteEngine(space, router, purpose, model.max_batch_tokens, opened.pop_all())

@@ -298,6 +298,10 @@ _HINTS: dict[type[PipelineError], str] = {
 }
 
 
+_FROM_BETWEEN = (502, 504, 524)
+"""Said by a proxy or gateway that got no answer, or half of one: behind it the request may have been computed."""
+
+
 def of_status(caller: Caller, response: httpx.Response, body: Any, now: datetime) -> PipelineError:
     """What an answer means whose status is not 2xx; pure.
 
@@ -313,7 +317,7 @@ def of_status(caller: Caller, response: httpx.Response, body: Any, now: datetime
         return RateLimited(f"{caller.place} limits requests ({said})", wait_s)
     kind = kind or _kind_of(status)
     line = f"{caller.place} {_HINTS[kind]} ({said})"
-    return ProviderUnavailable(line, False) if kind is ProviderUnavailable else kind(line)
+    return ProviderUnavailable(line, status in _FROM_BETWEEN) if kind is ProviderUnavailable else kind(line)
 
 
 def _kind_of(status: int) -> type[PipelineError]:

@@ -2,8 +2,8 @@
 
 https://ai.google.dev/api/embeddings says what a request holds, https://ai.google.dev/gemini-api/docs/embeddings which
 models there are. It cuts a text that is too long and does not say so, and has no switch against it (`autoTruncate` is
-Vertex's): what keeps texts whole is `max_input_tokens` alone. Shortened vectors of gemini-embedding-001 do not come
-with length 1; the engine sees to that for every provider.
+Vertex's): what keeps texts whole is `max_input_tokens` alone, to which the engine keeps. Shortened vectors of
+gemini-embedding-001 do not come with length 1; the engine sees to that for every provider.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from transforms.providers.models import KnownModel, described, described_other
 
 URL = "https://generativelanguage.googleapis.com/v1beta"
 MAX_INPUTS = 100  # "at most 100 requests can be in one batch"
+INPUT_SHARE = 0.8
+"""Of a text's limit that is used: it counts with a tokenizer of its own, and tells nobody what it cut."""
 MAX_REQUEST_TOKENS = 100_000  # ours: none is documented, and the minute's quota is that of many accounts
 DIMENSIONS = range(128, 3073)
-OTHERWISE = RequestLimits(MAX_INPUTS, MAX_REQUEST_TOKENS, 2048)
+OTHERWISE = RequestLimits(MAX_INPUTS, MAX_REQUEST_TOKENS, int(2048 * INPUT_SHARE))
 MODELS = {
     "gemini-embedding-2": KnownModel(
-        3072, RequestLimits(MAX_INPUTS, MAX_REQUEST_TOKENS, 8192 - google_api.PREFIX_TOKENS), DIMENSIONS
+        3072,
+        RequestLimits(MAX_INPUTS, MAX_REQUEST_TOKENS, int((8192 - google_api.PREFIX_TOKENS) * INPUT_SHARE)),
+        DIMENSIONS,
     ),
     "gemini-embedding-001": KnownModel(3072, OTHERWISE, DIMENSIONS),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from schemas.errors import DimensionMismatch, UnknownName
 from schemas.integrations import Integration
-from transforms.providers.base import ModelInfo, RequestLimits, limits_of, price_of
+from transforms.providers.base import ModelInfo, RequestLimits, known_as, limits_of, price_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def described(
     Raises:
         DimensionMismatch: the model gives no vectors of so many dimensions.
     """
-    model = known.get(integration.model)
+    model = known.get(known_as(integration))
     if model is not None and dimensions != model.dimensions and dimensions not in model.settable:
         raise DimensionMismatch(
             f'integration "{integration.name}": {integration.model} gives vectors of {model.dimensions} dimensions, '
@@ -65,5 +65,5 @@ def described_other(integration: Integration, model: str, known: Mapping[str, Kn
             f'integration "{integration.name}": nothing is known of {model}, but of {names}; state its dimensions '
             "and limits in the configuration"
         )
-    asked = integration.model_copy(update={"model": model})
+    asked = integration.model_copy(update={"model": model, "weights": None})
     return described(asked, found.dimensions, known, found.limits)

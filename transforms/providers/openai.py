@@ -11,7 +11,6 @@ import binascii
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -62,8 +61,7 @@ class OpenAI:
 
     def __init__(self, integration: Integration, dimensions: int) -> None:
         self._integration = integration
-        of_weights = integration.model_copy(update={"model": integration.weights_id})
-        self.info = replace(described(of_weights, dimensions, MODELS, LIMITS), model=integration.model)
+        self.info = described(integration, dimensions, MODELS, LIMITS)
         self._sends_dimensions = self.info.dimensions_settable or integration.dimensions is not None
         product = "Azure OpenAI" if integration.provider == "azure" else "OpenAI"
         self._caller = caller_of(integration, product, URL, dict)

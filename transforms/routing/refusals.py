@@ -15,6 +15,7 @@ from schemas.errors import (
     OutOfCredit,
     Parked,
     PipelineError,
+    QueryRefused,
     RateLimited,
     WrongAddress,
 )
@@ -23,7 +24,7 @@ from transforms.routing.endpoint import Endpoint
 
 T = TypeVar("T")
 
-REFUSING = (AccessRefused, WrongAddress, OutOfCredit, BadConfig, CanaryMismatch)
+REFUSING = (AccessRefused, WrongAddress, OutOfCredit, QueryRefused, BadConfig, CanaryMismatch)
 """What only a person can change."""
 LIMITS = (LimitReached, LimitTooSmall, BudgetUsedUp)
 """What we do not allow ourselves."""

@@ -9,24 +9,23 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from schemas.errors import (
-    AccessRefused,
     BadAnswer,
     InputRefused,
-    OutOfCredit,
     ProviderTimeout,
     ProviderUnavailable,
     RateLimited,
-    WrongAddress,
+    SetupError,
 )
 from schemas.usage import UNFINISHED, cost_usd
 from transforms.allowance.base import Allowance, Estimate, Reservation
-from transforms.providers.base import ModelInfo, Purpose, Reply
+from transforms.providers.base import ModelInfo, Purpose, Reply, most_billed, price_asked
 from transforms.providers.metering import Meter, Operation, ProviderCall
 from transforms.routing.endpoint import Endpoint
 
 PASSING = (ProviderUnavailable, ProviderTimeout, BadAnswer)
 """Failures after which the same request may be answered."""
-NEVER_BILLED = (RateLimited, InputRefused, AccessRefused, WrongAddress, OutOfCredit)
+NEVER_BILLED = (RateLimited, InputRefused, SetupError)
+"""Refused by the provider, or not even asked: a key that is not there."""
 
 
 def billed_tokens(error: BaseException, tokens: int) -> tuple[int, int | None]:
@@ -73,7 +72,7 @@ class Requests:
         """Ask an endpoint once; its breaker and its gate learn from what comes.
 
         Args:
-            tokens: of the texts, estimated to the high side.
+            tokens: of the texts, as counted here.
             attempt: 1 for the first request with these texts.
         Raises:
             LimitReached, LimitTooSmall, BudgetUsedUp: as `Allowance.reserve`; no request was made.
@@ -82,7 +81,7 @@ class Requests:
         """
         with endpoint.gate.passing(pause):
             provider, info = endpoint.provider, endpoint.provider.info
-            reservation = self.allowance.reserve(self.estimate(endpoint, tokens))
+            reservation = self.allowance.reserve(self.estimate(endpoint, tokens, len(texts)))
             call = ProviderCall(
                 call_id=reservation.reservation_id,
                 integration=endpoint.name,
@@ -134,12 +133,18 @@ class Requests:
         else:
             self.allowance.release(reservation)
 
-    def estimate(self, endpoint: Endpoint, tokens: int) -> Estimate:
-        """What a request of so many tokens may take."""
-        info = endpoint.provider.info
-        timeout_s = endpoint.integration.performance.timeout_s
-        return Estimate(self.client, endpoint.integration.provider, 1, tokens, _usd(info, tokens), timeout_s)
+    def estimate(self, endpoint: Endpoint, tokens: int, inputs: int) -> Estimate:
+        """The most that a request may take.
+
+        Args:
+            tokens: of its texts, as counted here.
+        """
+        integration, info = endpoint.integration, endpoint.provider.info
+        most = most_billed(integration.provider, tokens, inputs)
+        return Estimate(
+            self.client, integration.provider, 1, most, _usd(info, most), integration.performance.timeout_s
+        )
 
 
 def _usd(info: ModelInfo, tokens: int) -> Decimal:
-    return Decimal(0) if info.price is None else cost_usd(tokens, info.price)
+    return cost_usd(tokens, price_asked(info))

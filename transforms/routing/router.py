@@ -73,7 +73,7 @@ class Router:
 
         Args:
             texts: within the limits of a request.
-            tokens: of them, estimated to the high side.
+            tokens: of them, as counted here.
             pause: waits for so many seconds, 0 among them; what it raises passes through.
         Raises:
             InputRefused: a text is not taken.
@@ -167,4 +167,4 @@ class Router:
 
     def _check_allowance(self, endpoint: Endpoint) -> None:
         allowance, estimate = self._requests.allowance, self._requests.estimate
-        or_not_now(endpoint, lambda: allowance.release(allowance.reserve(estimate(endpoint, ROOM_TOKENS))))
+        or_not_now(endpoint, lambda: allowance.release(allowance.reserve(estimate(endpoint, ROOM_TOKENS, 1))))

@@ -89,6 +89,16 @@ def test_a_refused_text_is_found_and_the_others_are_embedded() -> None:
     np.testing.assert_allclose(result.vectors[8], vector_of("more 0"), atol=1e-6)
 
 
+def test_a_text_longer_than_the_endpoint_takes_is_refused_here_and_the_others_are_embedded() -> None:
+    """Left to the endpoint it might be cut, and nobody told."""
+    router = StubRouter(RequestLimits(8, 1000, 64))
+    texts = [*inputs("a", "b"), *inputs("just fits", tokens=64), *inputs("too long", tokens=65), *inputs("c")]
+    result = embed_all(RemoteEngine(SPACE, router, "document"), texts)
+    assert {row: type(error) for row, error in result.failed.items()} == {3: InputRefused}
+    assert "64 tokens at most" in str(result.failed[3])
+    assert sorted(text for asked, _, _ in router.asked for text in asked) == ["a", "b", "c", "just fits"]
+
+
 def test_parked_texts_are_not_asked_for_one_by_one() -> None:
     router = StubRouter()
     result = embed_all(RemoteEngine(SPACE, router, "document"), inputs("PARK 1", "2", "3", "4"))
@@ -113,6 +123,7 @@ def test_vectors_have_length_1_and_keep_their_direction(rows: list[list[float]])
     np.testing.assert_allclose(units, given_vectors / norms[:, None], atol=1e-6)
 
 
+@pytest.mark.alone
 def test_a_wait_ends_when_its_buffer_is_no_longer_wanted() -> None:
     router, stop = StubRouter(), threading.Event()
     router.wait_s = 60

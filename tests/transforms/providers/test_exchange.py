@@ -65,7 +65,9 @@ def test_a_connection_is_used_again(client: JsonClient) -> None:
         (serving.torn(), ProviderUnavailable, True),
         (serving.torn_gzip(), ProviderUnavailable, True),
         (serving.not_gzip(), ProviderUnavailable, True),
-        (serving.web_page(502), ProviderUnavailable, False),
+        (serving.web_page(502), ProviderUnavailable, True),  # of one in between, who does not know
+        (answer(504), ProviderUnavailable, True),
+        (answer(503), ProviderUnavailable, False),
         (answer(500, body={"error": {"code": "internal"}}), ProviderUnavailable, False),
         (answer(429, body={"error": {"type": "insufficient_quota"}}), OutOfCredit, None),
         (answer(400, body={"error": "a string"}), InputRefused, None),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas.documents import ModelInput
 from transforms.embedders.base import Words
 from transforms.providers.inputs import VOCABULARY, RemoteWords, TextInput
+from transforms.routing import canaries
 
 OFFICIAL = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 """As `tiktoken_ext/openai_public.py` has it for `cl100k_base`."""
@@ -49,6 +50,10 @@ def test_texts_are_counted_as_openai_counts_them(text: str, tokens: int) -> None
     """The examples of OpenAI's cookbook, "How to count tokens with tiktoken"."""
     assert WORDS.count(text) == tokens
     assert list(map(len, WORDS.encode([text]))) == [tokens]
+
+
+def test_known_sentences_are_reserved_as_they_are_counted() -> None:
+    assert sum(map(WORDS.count, canaries.SENTENCES)) == canaries.TOKENS
 
 
 def test_words_that_mean_control_elsewhere_are_only_words() -> None:

@@ -168,6 +168,7 @@ def test_a_text_that_is_not_taken_is_its_own_error(provider: Provider) -> None:
         provider.embed([*TEXTS, f"please {MARK}"], "document")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("fault", [fakes.late(30), dripping(0.05)], ids=["late", "dripping"])
 def test_a_request_ends_in_time_however_it_is_drawn_out(
     kind: str, stage: Stages, fake: FakeProvider, fault: Fault
@@ -254,6 +255,28 @@ def test_what_is_known_of_openais_models_comes_with_a_dated_price(stage: Stages)
     assert provider.model_info("text-embedding-3-small").dimensions == 1536
     with pytest.raises(UnknownName):
         provider.model_info("gpt-7")
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "weights"),
+    [
+        ("openai", "text-embedding-3-small", "what-the-space-is-called"),
+        ("azure", "deployment-7", "text-embedding-3-small"),
+        ("azure", "text-embedding-3-small", None),
+    ],
+)
+def test_a_models_price_and_limits_are_found_whatever_its_deployment_or_its_weights_are_called(
+    stage: Stages, kind: str, model: str, weights: str | None
+) -> None:
+    """Without its price all of its requests would be free, and no budget ever used up."""
+    given = integration(kind, stage[1], model=model, weights=weights)
+    unpriced = {"price_usd_per_million_tokens": None, "price_as_of": None}
+    info = opened(given.model_copy(update=unpriced), 512).info
+    assert info.price is not None
+    assert (info.model, info.price.usd_per_million_tokens) == (model, Decimal("0.02"))
+    assert info.dimensions_settable
+    with pytest.raises(DimensionMismatch):
+        opened(given, 4096)
 
 
 def test_what_nobody_has_priced_is_not_asked(kind: str, stage: Stages) -> None:

@@ -217,6 +217,15 @@ def test_limits_of_the_configuration_stand_before_those_known(place: Place) -> N
         assert own > 99
 
 
+@pytest.mark.parametrize(("model", "takes"), [("gemini-embedding-001", 2048), ("gemini-embedding-2", 8192)])
+def test_the_gemini_api_which_cuts_in_silence_is_given_less_than_it_takes(
+    stage: tuple[Stage, str], model: str, takes: int
+) -> None:
+    """It counts with a tokenizer of its own."""
+    with closing(Place(GEMINI, *stage).provider(model=model)) as provider:
+        assert takes / 2 < provider.info.limits.max_input_tokens <= 0.8 * takes
+
+
 @pytest.mark.parametrize("kind", [VOYAGE, MISTRAL, COHERE, VERTEX], ids=lambda kind: kind.provider)
 def test_a_text_that_is_too_long_is_refused_and_not_cut(stage: tuple[Stage, str], kind: Kind) -> None:
     place = Place(kind, *stage)

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from schemas.errors import (
     AccessRefused,
     BadAnswer,
+    BadConfig,
     EngineFailed,
     OutOfCredit,
     Parked,
     ProviderTimeout,
     ProviderUnavailable,
+    QueryRefused,
     RateLimited,
 )
 from schemas.usage import UNFINISHED
@@ -47,6 +49,8 @@ FAULTS: dict[str, Callable[[], Exception]] = {
     "wrong order": lambda: BadAnswer("order", 7),
     "401": lambda: AccessRefused("HTTP 401"),
     "no credit": lambda: OutOfCredit("no credit"),
+    "418": lambda: QueryRefused("HTTP 418"),
+    "no key": lambda: BadConfig("api_key: no such file"),
 }
 BATCHES = [[f"text {number} row {row}" for row in range(3)] for number in range(10)]
 
@@ -108,7 +112,7 @@ def test_every_text_is_embedded_once_or_waits_and_the_ledger_is_the_fakes_own_co
     assert len({call.call_id for call in calls}) == len(calls)
     good = [call for call in calls if call.error_type is None]
     assert sum(call.tokens_reported or 0 for call in good) == sum(fake.tokens_billed for fake in fakes)
-    free = {"RateLimited", "AccessRefused", "OutOfCredit"}
+    free = {"RateLimited", "AccessRefused", "OutOfCredit", "QueryRefused", "BadConfig"}
     assert all(call.usd == 0 for call in calls if call.error_type in free)
     assert all(call.usd > 0 for call in calls if call.error_type in {"ProviderTimeout", "BadAnswer"})
     assert all(call.inputs == len(SENTENCES) for call in calls if call.operation == "embed_canaries")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 
 import numpy as np
 import psycopg
 import pytest
 
+from schemas.allowances import Budget
 from schemas.errors import (
     AccessRefused,
     BadAnswer,
+    BadConfig,
     BudgetUsedUp,
     EngineFailed,
     InputRefused,
@@ -24,12 +26,13 @@ from schemas.errors import (
     Parked,
     ProviderTimeout,
     ProviderUnavailable,
+    QueryRefused,
     RateLimited,
 )
-from schemas.integrations import Integration
+from schemas.integrations import Integration, Performance
 from schemas.usage import UNFINISHED
 from tests.fakes.embedding_provider import vector_of
-from tests.transforms.allowance.world import NoAllowance
+from tests.transforms.allowance.world import Clock, NoAllowance, World, rule
 from tests.transforms.routing.world import (
     DIMENSIONS,
     WEIGHTS,
@@ -234,7 +237,10 @@ def test_a_wait_that_is_too_long_parks_at_once_and_says_until_when(opened: Open,
     assert not clock.waits
 
 
-@pytest.mark.parametrize("error", [AccessRefused("a: HTTP 401"), OutOfCredit("a: no credit left")])
+@pytest.mark.parametrize(
+    "error",
+    [AccessRefused("a: HTTP 401"), OutOfCredit("a: no credit left"), QueryRefused("a: HTTP 418")],
+)
 def test_what_a_person_must_change_is_said_once_and_not_asked_again_for_a_while(
     opened: Open, clock: FakeClock, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
@@ -402,6 +408,80 @@ def test_every_reservation_is_settled_at_what_was_billed_or_released(opened: Ope
         "the first are the known sentences"
     )
     assert book.settled[2][1] == Decimal("0.02") * 17 / 10**6
+
+
+@pytest.mark.parametrize(("provider", "most"), [("openai", 6), ("voyage", 9 + 2 * 16)])
+def test_what_is_reserved_is_the_most_that_may_be_billed_for_as_long_as_it_may_take(
+    opened: Open, clock: FakeClock, provider: str, most: int
+) -> None:
+    """OpenAI counts as we do; others may bill half as much again, and words that they put before a text."""
+    reserved: list[Estimate] = []
+
+    class Noting(NoAllowance):
+        def reserve(self, estimate: Estimate) -> Reservation:
+            reserved.append(estimate)
+            return super().reserve(estimate)
+
+    def patient(name: str) -> Integration:
+        return integration(name, provider=provider, performance=Performance(timeout_s=123))
+
+    assert tokens_of(TEXTS) == 6
+    embed(opened({"a": FakeEndpoint()}, allowance=Noting(), configure=patient), clock)
+    usd = Decimal("0.02") * most / 10**6
+    assert reserved[1] == Estimate("acme", provider, 1, most, usd, duration_s=123)
+
+
+def test_eight_workers_keep_to_a_budget_though_the_provider_counts_more_tokens_than_we_do(
+    database: Store, connection: psycopg.Connection, opened: Open, clock: FakeClock
+) -> None:
+    """All are under way together, with as much budget as their tokens take by our count."""
+    texts = [[f"text {number} {'of some length ' * 30}"] for number in range(8)]
+    budget = 8 * Decimal("0.02") * tokens_of(texts[0]) / 10**6
+    together = threading.Barrier(8)
+
+    def meet(number: int, texts: Sequence[str]) -> None:
+        if number:
+            with suppress(threading.BrokenBarrierError):
+                together.wait(0.5)
+
+    a, free = FakeEndpoint(plan=meet, bills=1.45), World("postgres", database, "", Clock(clock.now()))
+    opened({"a": a}, configure=by_voyage).check("document", clock.pause)
+    before = a.tokens_billed
+    rule(connection, Budget(client="acme", monthly_usd=budget))
+    router = opened({"a": a}, configure=by_voyage, allowance=free.worker())
+
+    def worker(batch: Sequence[str]) -> None:
+        with suppress(Parked):
+            embed(router, clock, batch)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(worker, texts))
+    free.close()
+    spent = Decimal("0.02") * (a.tokens_billed - before) / 10**6
+    assert budget / 3 < spent <= budget
+
+
+def by_voyage(name: str) -> Integration:
+    return integration(name, provider="voyage", performance=Performance(max_concurrency=8))
+
+
+def test_tokens_that_a_provider_does_not_report_are_billed_as_counted_here(
+    opened: Open, clock: FakeClock
+) -> None:
+    book, calls = Book(), list[ProviderCall]()
+    silent = FakeEndpoint(says_tokens=False)
+    embed(opened({"a": silent}, allowance=book, meter=calls.append), clock)
+    tokens = tokens_of(TEXTS)
+    assert book.settled[1] == (tokens, Decimal("0.02") * tokens / 10**6)
+    assert (calls[-1].tokens_reported, calls[-1].usd) == (None, book.settled[1][1])
+
+
+def test_a_key_that_is_gone_costs_nothing_and_is_no_endpoints_failure(opened: Open, clock: FakeClock) -> None:
+    a = FakeEndpoint(plan=fails_from(1, BadConfig("api_key: no such file")))
+    book, calls = Book(), list[ProviderCall]()
+    with pytest.raises(Parked, match="no such file"):
+        embed(opened({"a": a}, allowance=book, meter=calls.append), clock)
+    assert (calls[-1].error_type, calls[-1].usd, book.released) == ("BadConfig", 0, 1)
 
 
 def test_the_ledger_has_a_row_for_each_request_with_the_endpoint_that_was_asked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -56,7 +57,13 @@ class FakeClock:
 
 @dataclass
 class FakeEndpoint:
-    """A provider; `plan` gives the failure that its n-th request meets, from 0."""
+    """A provider.
+
+    Args:
+        plan: gives the failure that its n-th request meets, from 0.
+        bills: tokens for one of ours.
+        says_tokens: what it billed.
+    """
 
     weights: str = WEIGHTS
     plan: Callable[[int, Sequence[str]], Exception | None] = lambda number, texts: None
@@ -67,18 +74,23 @@ class FakeEndpoint:
     closed: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     info: ModelInfo = INFO
+    bills: float = 1.0
+    says_tokens: bool = True
 
     def embed(self, texts: Sequence[str], purpose: Purpose) -> Reply:
         with self.lock:
             number, self.requests = self.requests, self.requests + 1
             error = self.plan(number, texts)
             if error is None:
-                self.tokens_billed += tokens_of(texts)
+                self.tokens_billed += self._billed(texts)
                 self.texts.update(text for text in texts if text not in SENTENCES)
         if error is not None:
             raise error
         vectors = np.array([vector_of(text, DIMENSIONS, self.weights) for text in texts])
-        return Reply(vectors, tokens_of(texts), f"req-{number}")
+        return Reply(vectors, self._billed(texts) if self.says_tokens else None, f"req-{number}")
+
+    def _billed(self, texts: Sequence[str]) -> int:
+        return math.ceil(self.bills * tokens_of(texts))
 
     def validate_credentials(self) -> None: ...
 
