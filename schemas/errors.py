@@ -23,7 +23,13 @@ from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """Base of everything headrace raises on purpose."""
+    """Base of everything headrace raises on purpose.
+
+    Its first argument is the message, facts for programs come after it.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class RetryableError(PipelineError):
@@ -40,11 +46,7 @@ class RateLimited(RetryableError):
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message, retry_after_s)
-        self.message = message
         self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class SourceTimeout(RetryableError):
@@ -73,11 +75,7 @@ class ProviderUnavailable(RetryableError):
 
     def __init__(self, message: str, may_be_billed: bool = True) -> None:
         super().__init__(message, may_be_billed)
-        self.message = message
         self.may_be_billed = may_be_billed
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class ProviderTimeout(RetryableError):
@@ -94,11 +92,7 @@ class BadAnswer(RetryableError):
 
     def __init__(self, message: str, tokens_reported: int | None = None) -> None:
         super().__init__(message, tokens_reported)
-        self.message = message
         self.tokens_reported = tokens_reported
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class Parked(RetryableError):
@@ -111,11 +105,7 @@ class Parked(RetryableError):
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message, retry_after_s)
-        self.message = message
         self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class LimitReached(RetryableError):
@@ -130,12 +120,8 @@ class LimitReached(RetryableError):
 
     def __init__(self, message: str, retry_after_s: float, kind: str) -> None:
         super().__init__(message, retry_after_s, kind)
-        self.message = message
         self.retry_after_s = retry_after_s
         self.kind = kind
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class JobLost(RetryableError):
