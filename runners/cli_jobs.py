@@ -62,18 +62,12 @@ def savepoint(job_id: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> Non
 
 
 @app.command(epilog=example("headrace job drain 3f1c…"))
-def drain(
-    job_id: JobArgument,
-    config: ConfigOption = DEFAULT_CONFIG,
-    resume: Annotated[
-        bool, typer.Option("--to-resume", help="Keep what is under way in the state, to be resumed from.")
-    ] = False,
-) -> None:
+def drain(job_id: JobArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Let a job finish what it has read, end it, and say where its state is."""
     from runners import flink_rest
 
     url = _url(config)
     with interruptible():
-        place = flink_rest.stop(url, job_id, drain=not resume)
+        place = flink_rest.stop(url, job_id)
         ended = flink_rest.wait(url, job_id, END_TIMEOUT_S)
     out.print(f"job {job_id}: {ended.state}, {place}", markup=False, highlight=False, soft_wrap=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from uuid import uuid4
 
 from runners.fetch import flink_lib, sha256_of
 from runners.flink_cluster import add_opens, java_launcher
-from runners.flink_rest import check_version, jobs, metrics
+from runners.flink_rest import cancel, check_version, jobs, metrics, wait
 from runners.job_server import listens, serving
 from runners.targets import Target
 from schemas.config import Config
@@ -22,11 +22,14 @@ POOL_TIMEOUT_S = 5.0
 RECOVERY_S = 300.0
 """What a cluster may take to come back."""
 RECOVERY_POLL_S = 1.0
+CANCEL_TIMEOUT_S = 60.0
 
 
 @contextmanager
 def opened(config: Config) -> Iterator[Target]:
     """The cluster, with Beam's job server before it for the length of the block; it logs to the data folder.
+
+    No job of the block goes on after it, as one that Ctrl-C left would.
 
     Raises:
         MissingTool: there is no Java, or its jars were not fetched.
@@ -48,7 +51,8 @@ def opened(config: Config) -> Iterator[Target]:
             "--expansion-port=0", f"--artifacts-dir={config.data_dir / 'artifacts'}",
         ]  # fmt: skip
 
-    with serving("Beam's job server", command, config.data_dir / "job-server.log") as address:
+    log = config.data_dir / "job-server.log"
+    with _cancelled_after(settings.url, name), serving("Beam's job server", command, log) as address:
         yield Target(
             options(settings, address, name),
             spools=settings.parallelism,
@@ -56,6 +60,33 @@ def opened(config: Config) -> Iterator[Target]:
             progress=partial(progress, settings.url, name),
             lost_job=partial(lost_job, settings, name),
         )
+
+
+@contextmanager
+def _cancelled_after(url: str, name: str) -> Iterator[None]:
+    """When this block ends the job server has, so that nobody submits a job any more."""
+    try:
+        yield
+    finally:
+        with suppress(ClusterUnreachable, JobRefused):  # it says so itself, or has ended with its jobs
+            cancel_named(url, name)
+
+
+def cancel_named(url: str, name: str) -> int:
+    """Cancel the jobs of this name, and wait for their end; how many there were.
+
+    Beam's job server is not asked: told to cancel, it may leave a job running (2.62).
+
+    Raises:
+        ClusterUnreachable: no Flink answers.
+        JobRefused: one does not end.
+    """
+    found = [job for job in jobs(url) if job.name == name and not job.ended]
+    for job in found:
+        with suppress(JobRefused):  # it has ended meanwhile
+            cancel(url, job.job_id)
+        wait(url, job.job_id, CANCEL_TIMEOUT_S)
+    return len(found)
 
 
 def options(settings: Flink, job_endpoint: str, job_name: str) -> tuple[str, ...]:

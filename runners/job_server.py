@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from runners.tied import STOP_TIMEOUT_S
 from schemas.errors import ClusterUnreachable
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 10.0
+LAUNCHER_TIMEOUT_S = STOP_TIMEOUT_S + 5.0
 
 
 def free_port() -> int:
@@ -36,7 +38,7 @@ def listens(host: str, port: int, timeout_s: float = 1.0) -> bool:
 def serving(
     name: str, command: Callable[[int], Sequence[str]], log: Path, timeout_s: float = START_TIMEOUT_S
 ) -> Iterator[str]:
-    """A process that takes jobs for the length of the block.
+    """A process that takes jobs for the length of the block; it ends with this process, however that ends.
 
     Args:
         command: its command line, for the port it is to listen at.
@@ -51,7 +53,11 @@ def serving(
     with log.open("wb") as said:
         # In a session of its own, so that Ctrl-C leaves it there to be told of the job's end.
         process = subprocess.Popen(  # noqa: S603  (a command of ours)
-            command(port), stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            [sys.executable, "-m", "runners.tied", *command(port)],
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + timeout_s
@@ -64,9 +70,10 @@ def serving(
             time.sleep(0.05)
         yield f"{LOOPBACK}:{port}"
     finally:
-        process.terminate()
+        if process.stdin:
+            process.stdin.close()
         try:
-            process.wait(STOP_TIMEOUT_S)
+            process.wait(LAUNCHER_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

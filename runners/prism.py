@@ -33,10 +33,8 @@ def opened(config: Config) -> Iterator[Target]:
         raise MissingTool(f"prism.binary: {binary} is not a program: run `make prism`, or name another")
 
     def command(port: int) -> list[str]:
-        # The last ends it where this process is killed; no source waits as long between two slices.
         return [
             str(binary), f"--job_port={port}", "--serve_http=false", "--log_kind=text", "--log_level=info",
-            "--idle_shutdown_timeout=3h",
         ]  # fmt: skip
 
     with (

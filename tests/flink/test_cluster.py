@@ -58,10 +58,9 @@ def test_a_job_is_saved_and_goes_on(cluster: Cluster, ticker: str) -> None:
     assert not flink_rest.job(cluster.url, ticker).ended
 
 
-@pytest.mark.parametrize("drain", [True, False])
-def test_a_job_is_stopped_with_its_state_kept(cluster: Cluster, ticker: str, drain: bool) -> None:
+def test_a_job_is_stopped_with_its_state_kept(cluster: Cluster, ticker: str) -> None:
     assert _until(lambda: _ticks(cluster, ticker))
-    place = flink_rest.stop(cluster.url, ticker, drain)
+    place = flink_rest.stop(cluster.url, ticker)
     assert flink_rest.wait(cluster.url, ticker, BOUND_S).state == "FINISHED"
     assert (Path(place.removeprefix("file:")) / "_metadata").is_file()
 

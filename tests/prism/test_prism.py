@@ -104,5 +104,5 @@ def test_without_prism_the_line_says_how_to_build_it(headrace: Headrace, tmp_pat
 
 def test_prism_ends_with_the_run_that_started_it(make_config: Callable[..., Config]) -> None:
     with opened(make_config(), Runner.PRISM):
-        (prism,) = [one for one in psutil.Process().children() if "prism" in one.name()]
+        (prism,) = [one for one in psutil.Process().children(recursive=True) if "prism" in one.name()]
     assert not prism.is_running()

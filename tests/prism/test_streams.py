@@ -162,7 +162,7 @@ def test_when_prism_is_gone_the_watcher_ends_with_one_line(config: Config, datab
         with psycopg.connect(database.dsn, autocommit=True) as connection:
             while not connection.execute("SELECT 1 FROM documents").fetchone():
                 time.sleep(0.1)
-        (prism,) = [one for one in psutil.Process().children() if "prism" in one.name()]
+        (prism,) = [one for one in psutil.Process().children(recursive=True) if "prism" in one.name()]
         prism.kill()
 
     killer = threading.Thread(target=kill)

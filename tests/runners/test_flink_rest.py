@@ -90,15 +90,14 @@ def test_a_job_that_goes_on_is_not_waited_for_for_ever(flink: FakeFlink, url: st
         flink_rest.wait(url, JOB, 0)
 
 
-@pytest.mark.parametrize("drain", [True, False])
-def test_a_stopped_job_says_where_its_state_is(flink: FakeFlink, url: str, drain: bool) -> None:
+def test_a_stopped_job_says_where_its_state_is(flink: FakeFlink, url: str) -> None:
     flink.answers[f"/jobs/{JOB}/stop"] = [(202, {"request-id": "5f"})]
     flink.answers[f"/jobs/{JOB}/savepoints/5f"] = [
         (200, {"status": {"id": "IN_PROGRESS"}}),
         (200, {"status": {"id": "COMPLETED"}, "operation": {"location": "file:/state/savepoint-1"}}),
     ]
-    assert flink_rest.stop(url, JOB, drain) == "file:/state/savepoint-1"
-    assert flink.asked[0] == ("POST", f"/jobs/{JOB}/stop", {"drain": drain})
+    assert flink_rest.stop(url, JOB) == "file:/state/savepoint-1"
+    assert flink.asked[0] == ("POST", f"/jobs/{JOB}/stop", {"drain": False})
 
 
 def test_a_savepoint_that_fails_says_why(flink: FakeFlink, url: str) -> None:

@@ -1,0 +1,141 @@
+"""`headrace` with a job on a real Flink, interrupted or killed: what it leaves behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.hardware import ROOT
+from runners import flink_rest
+from runners.flink_cluster import Cluster
+from tests.fakes.embedding_provider import DIMENSIONS, KEY, MODEL, FakeProvider, always, late
+from tests.fakes.serving import serve
+from tests.runners.world import issue, write_export
+from transforms.postgres import Store
+
+BOUND_S = 180.0
+CONFIG = """
+client = "acme"
+data_dir = "{folder}/data"
+postgres.dsn = "file:{folder}/dsn"
+
+[model]
+integration = "far"
+name = "{model}"
+dimensions = {dimensions}
+max_tokens = 512
+max_buffer_tokens = 512
+
+[[integrations]]
+name = "far"
+provider = "gateway"
+model = "{model}"
+url = "{url}/v1"
+api_key = "file:{folder}/key"
+price_usd_per_million_tokens = 0.02
+price_as_of = "2026-11-01"
+performance.max_concurrency = 1
+
+[flink]
+url = "{flink}"
+worker_pool = "{pool}"
+
+[[sources]]
+type = "export"
+name = "tickets"
+paths = ["a.jsonl"]
+"""
+
+
+@pytest.fixture
+def endpoint() -> FakeProvider:
+    """It takes its time, so that a run has a middle."""
+    return FakeProvider(plan=always(late(3.0)))
+
+
+@pytest.fixture
+def config(tmp_path: Path, database: Store, cluster: Cluster, endpoint: FakeProvider) -> Iterator[Path]:
+    (tmp_path / "dsn").write_text(database.dsn)
+    (tmp_path / "key").write_text(KEY)
+    write_export(tmp_path / "a.jsonl", map(issue, range(60)))
+    path = tmp_path / "headrace.toml"
+    with serve(endpoint) as url:
+        path.write_text(
+            CONFIG.format(
+                folder=tmp_path,
+                model=MODEL,
+                dimensions=DIMENSIONS,
+                url=url,
+                flink=cluster.url,
+                pool=cluster.worker_pool,
+            )
+        )
+        yield path
+
+
+@contextmanager
+def _driver(config: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runners.cli", "run", "-c", str(config), "--runner", "flink"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # pytest in a shell's background ignores the signal, and so would a child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=BOUND_S)
+
+
+def _until(done: Callable[[], object]) -> None:
+    end = time.monotonic() + BOUND_S
+    while not done():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.1)
+
+
+def _going_on(cluster: Cluster) -> list[flink_rest.Job]:
+    return [job for job in flink_rest.jobs(cluster.url) if not job.ended]
+
+
+def _job_server(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(driver.pid).children(recursive=True)
+
+
+def test_after_ctrl_c_the_cluster_has_no_job_of_the_run(
+    config: Path, cluster: Cluster, endpoint: FakeProvider
+) -> None:
+    with _driver(config) as driver:
+        _until(lambda: endpoint.requests > 1)
+        (job,) = _going_on(cluster)
+        driver.send_signal(signal.SIGINT)
+        _, said = driver.communicate(timeout=BOUND_S)
+        assert driver.returncode == 130
+        assert said.splitlines()[-1].startswith("headrace: interrupted; what was stored is consistent")
+        assert _going_on(cluster) == []
+        assert flink_rest.job(cluster.url, job.job_id).state == "CANCELED"
+
+
+def test_a_killed_driver_leaves_no_job_server(config: Path, cluster: Cluster, endpoint: FakeProvider) -> None:
+    with _driver(config) as driver:
+        _until(lambda: endpoint.requests > 1)
+        left = _job_server(driver)
+        assert any("FlinkJobServerDriver" in part for one in left for part in one.cmdline())
+        driver.kill()
+        _, alive = psutil.wait_procs(left, BOUND_S)
+        assert alive == []
+    for job in _going_on(cluster):
+        flink_rest.cancel(cluster.url, job.job_id)
+        flink_rest.wait(cluster.url, job.job_id, BOUND_S)
