@@ -33,8 +33,9 @@ demo: .venv/.installed ## index this repository and a few tickets, then search t
 	done
 
 .PHONY: test
-test: .venv/.installed-dev ## the whole suite
-	@$(BIN)/python -m pytest
+test: .venv/.installed-dev ## the whole suite: two tests at a time, then one by one those that measure time
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 .PHONY: test-torch
 test-torch: .venv/.installed-dev ## compare with sentence-transformers (installs torch, several GB)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import orjson
+import pytest
 
 from benchmarks.backfill import Memory, by_parts, is_flat, misses, payload, row_of, side_by_side
 from benchmarks.passing_on import passing_on
@@ -66,6 +67,7 @@ def test_what_falls_short_is_said() -> None:
     ]
 
 
+@pytest.mark.alone
 def test_a_vector_is_passed_on_in_batches_for_less_than_ten_microseconds() -> None:
     found = passing_on(vectors=2000)
     assert found["us_a_vector_and_step"] < 10

@@ -103,6 +103,7 @@ def test_any_text_gives_each_target_once(parts: list[str]) -> None:
     assert len(found) == len(set(found))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "piece", ["A", "a/", "#1", "fix ", "PROJ-1 ", "https://", "color:#123 ", "f", "a-", "A1-1-", "/browse/"]
 )

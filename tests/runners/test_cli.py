@@ -427,6 +427,7 @@ def test_status_shows_the_lag_of_each_source(
     assert "failing" in headrace("status", "-c", config)[1]
 
 
+@pytest.mark.alone
 def test_watch_ends_within_seconds_of_a_signal_and_says_what_it_did(
     headrace: Headrace, write_config: Callable[[str], Path], tmp_path: Path
 ) -> None:

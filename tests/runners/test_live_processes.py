@@ -182,6 +182,7 @@ def place(tmp_path: Path, database: Store, monkeypatch: pytest.MonkeyPatch) -> I
         yield made
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_changes_are_searchable_in_seconds_and_deletions_are_gone(place: Place) -> None:
     gate = place.github.create(place.sluice, title="The gate jams")

@@ -351,6 +351,7 @@ def test_what_a_watcher_leaves_unfinished_is_noted(make_config: MakeConfig, data
     assert (view.state().busy_since, view.state().next_poll_at) == (None, None)
 
 
+@pytest.mark.alone
 def test_a_watch_ends_by_itself_and_leaves_a_current_index(make_config: MakeConfig, database: Store) -> None:
     source = MemorySource()
     source.put("1", "gate")
@@ -364,6 +365,7 @@ def test_a_watch_ends_by_itself_and_leaves_a_current_index(make_config: MakeConf
     ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["git", "export"])
 def test_a_change_is_searchable_within_its_poll_interval_and_five_seconds(
     kind: str, make_config: MakeConfig, database: Store, tmp_path: Path

@@ -270,6 +270,7 @@ def test_a_body_that_comes_too_slowly_is_given_up(
         assert wire.recv(1000).startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.alone
 def test_a_head_that_comes_byte_by_byte_is_given_up(
     server: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +353,7 @@ def test_mistakes_name_the_setting(config: Config, monkeypatch: pytest.MonkeyPat
         webhooks.listen("127.0.0.1", taken.getsockname()[1])
 
 
+@pytest.mark.alone
 @pytest.mark.shared_data
 def test_every_real_delivery_is_answered_in_good_time(
     server: httpx.Client, shared_data: Path, connection: psycopg.Connection

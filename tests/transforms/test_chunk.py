@@ -196,6 +196,7 @@ def test_a_title_is_shortened_at_a_word(tokenizer: Tokenizer) -> None:
     assert shortened("the gate", words, 8) == "the gate"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("unit", ["word ", "x", "line\n", "a,b;", "# h\n\n", "```\n"])
 def test_a_monstrous_text_is_cut_in_linear_time(unit: str, tokenizer: Tokenizer) -> None:
     def seconds(chars: int) -> float:

@@ -211,6 +211,7 @@ def test_no_json_object_makes_it_fail(anything: dict[str, Any]) -> None:
     assert isinstance(adf.to_markdown(anything), str)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "kinds", [("blockquote",), ("bulletList", "listItem"), ("table", "tableRow", "tableCell")]
 )

@@ -78,6 +78,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_input_takes_no_long_time_and_keeps_its_end(source: str) -> None:
     started = time.perf_counter()

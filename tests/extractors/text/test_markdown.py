@@ -79,6 +79,7 @@ def test_nesting_beyond_the_parser_keeps_the_text(prefix: str) -> None:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "unit",
     ["![", "[", "![a](b", "<", "<a ", "<!--", "`a``b", "*a**b", "> ", "|a", "<b>*", "[[]]", "<div>", "&"],

@@ -124,6 +124,7 @@ def test_any_code_is_kept_to_the_character(code: str) -> None:
     assert re.fullmatch(r"before\n\n(`{3,})\n(.*)\n\1\n\nafter", out, re.DOTALL)[2] == code  # type: ignore[index]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "unit",
     ["[", "{", "{{a ", "{code:x}", "{html:x}", "{quote}", "!a.b", "!a.bcd|", "*",
@@ -159,6 +160,7 @@ def test_no_word_of_real_descriptions_and_comments_is_lost(shared_data: Path) ->
     } == {}
 
 
+@pytest.mark.alone
 def test_the_odd_records_of_a_real_jira_are_read_within_seconds(shared_data: Path) -> None:
     with (shared_data / "edge_cases.tsv").open() as lines:
         odd = {line.split("\t")[1] for line in lines if line.startswith("jira/jira_v2_tidev.jsonl.gz\t")}

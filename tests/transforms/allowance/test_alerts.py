@@ -161,6 +161,7 @@ def test_a_webhook_that_fails_is_only_logged_without_its_address(
     assert "s3cret" not in caplog.text
 
 
+@pytest.mark.alone
 def test_nobody_waits_long_for_a_webhook(
     hook: tuple[str, Faults], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
