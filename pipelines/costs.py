@@ -15,7 +15,7 @@ from schemas.config import Config, Model
 from schemas.documents import ModelInput
 from schemas.errors import UnknownName
 from schemas.prices import LIST_PRICES
-from schemas.usage import cost_usd
+from schemas.usage import Price, cost_usd
 from transforms.embedders.base import Engine
 from transforms.embedders.batching import embed_all
 from transforms.embedders.loading import load_engine
@@ -31,7 +31,12 @@ ENOUGH_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class ProviderCost:
-    """What a provider would ask, by its list price; its own tokenizer counts some percent more or fewer."""
+    """What a provider asks; its own tokenizer counts some percent more or fewer.
+
+    Args:
+        source: where the price is from.
+        integration: name of the configured endpoint whose price it is; None for a list price.
+    """
 
     provider: str
     model: str
@@ -41,6 +46,7 @@ class ProviderCost:
     usd_per_million_tokens: Decimal
     as_of: date
     source: str
+    integration: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,40 +74,24 @@ class LocalCost:
     usd: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteCost:
-    """What the configured endpoint asks.
-
-    Args:
-        integration: its name.
-        source: where its price is from.
-    """
-
-    integration: str
-    provider: str
-    model: str
-    usd: Decimal
-    usd_low: Decimal
-    usd_high: Decimal
-    usd_per_million_tokens: Decimal
-    as_of: date
-    source: str
-
-
 def provider_costs(tokens: Estimate) -> tuple[ProviderCost, ...]:
-    """What each provider known would ask."""
-    return tuple(
-        ProviderCost(
-            listed.provider,
-            listed.model,
-            cost_usd(tokens.value, listed.price),
-            cost_usd(tokens.low, listed.price),
-            cost_usd(tokens.high, listed.price),
-            listed.price.usd_per_million_tokens,
-            listed.price.as_of,
-            listed.price.source,
-        )
-        for listed in LIST_PRICES
+    """What each provider known would ask by its list price."""
+    return tuple(_cost(listed.provider, listed.model, listed.price, tokens) for listed in LIST_PRICES)
+
+
+def _cost(
+    provider: str, model: str, price: Price, tokens: Estimate, integration: str | None = None
+) -> ProviderCost:
+    return ProviderCost(
+        provider,
+        model,
+        cost_usd(tokens.value, price),
+        cost_usd(tokens.low, price),
+        cost_usd(tokens.high, price),
+        price.usd_per_million_tokens,
+        price.as_of,
+        price.source,
+        integration,
     )
 
 
@@ -123,8 +113,8 @@ def measure_engine(
     return tokens, clock() - began
 
 
-def remote_cost(connection: psycopg.Connection, name: str, tokens: Estimate) -> RemoteCost:
-    """Dollars at the price of an integration.
+def remote_cost(connection: psycopg.Connection, name: str, tokens: Estimate) -> ProviderCost:
+    """What the endpoint asks that the model is configured for.
 
     Raises:
         UnknownName: there is no such integration.
@@ -135,17 +125,7 @@ def remote_cost(connection: psycopg.Connection, name: str, tokens: Estimate) -> 
         raise UnknownName(f"model.integration: there is no integration {name!r}: add it to [[integrations]]")
     integration = integration_of(row)
     price = known_price(integration)
-    return RemoteCost(
-        integration.name,
-        integration.provider,
-        integration.model,
-        cost_usd(tokens.value, price),
-        cost_usd(tokens.low, price),
-        cost_usd(tokens.high, price),
-        price.usd_per_million_tokens,
-        price.as_of,
-        price.source,
-    )
+    return _cost(integration.provider, integration.model, price, tokens, integration.name)
 
 
 def local_cost(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from extractors.base import OnWait
 from extractors.read import build_extractor
 from pipelines.budgets import proposals
-from pipelines.costs import LocalCost, ProviderCost, RemoteCost, local_cost, provider_costs, remote_cost
+from pipelines.costs import LocalCost, ProviderCost, local_cost, provider_costs, remote_cost
 from pipelines.room import IndexNeeds, index_needs
 from pipelines.sampling import CONFIDENCE, Estimate, counted
 from pipelines.volume import SAMPLE, BuildExtractor, Meter, Progress, SourceVolume, measure_source
@@ -44,7 +44,7 @@ class Plan:
     tokens: Estimate
     reused: Estimate
     local: LocalCost | None
-    remote: RemoteCost | None
+    remote: ProviderCost | None
     proposals: tuple[Proposal, ...]
     providers: tuple[ProviderCost, ...]
     indexes: IndexNeeds

@@ -101,6 +101,6 @@ def _say_plan(begun: Backfill) -> None:
         if local is not None and local.machine_hours is not None:
             line += f", {local.machine_hours:,.2f} machine hours"
         if remote is not None:
-            line += f", ${remote.usd_high:,.2f} at most by {remote.integration}"
+            line += f", {display.dollars(remote.usd_high)} at most by {remote.integration}"
         line += f"; {limit}"
     err.print(f"headrace: {line}", markup=False, highlight=False, soft_wrap=True)

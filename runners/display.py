@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -37,6 +38,17 @@ def console(stderr: bool = False) -> Console:
     """A console that does not fold tables to 80 columns when it is piped."""
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=PLAIN_WIDTH)
+
+
+MOST_PLACES = 9
+"""Of a dollar: budgets are counted in billionths."""
+
+
+def dollars(usd: Decimal | float, places: int = 2) -> str:
+    """With so many places, and more where they would show less than two digits of what is not zero."""
+    exact = round(Decimal(usd), MOST_PLACES)
+    shown = max(places, min(MOST_PLACES, 1 - exact.adjusted())) if exact else places
+    return f"${exact:,.{shown}f}"
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -113,7 +125,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         "tokens": f"{usage.tokens:,} embedded, {summary.tokens_truncated:,} truncated",
         "embeddings": f"{usage.inputs:,} in {usage.calls:,} calls, {usage.reused:,} reused,"
         f" {usage.cache_hits:,} from the cache ({usage.hit_rate:.1%})",
-        "cost": f"${usage.cost_usd:.4f} and {usage.machine_seconds:,.1f} machine seconds",
+        "cost": f"{dollars(usage.cost_usd, 4)} and {usage.machine_seconds:,.1f} machine seconds",
         "quality": f"{quality.quality_score:.4f} over {quality.vectors:,} vectors",
     }
     if summary.redacted:

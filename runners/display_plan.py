@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from pipelines.costs import LocalCost, RemoteCost
+from pipelines.costs import LocalCost, ProviderCost
 from pipelines.plan import Plan
 from pipelines.room import IndexNeeds
 from pipelines.sampling import Estimate
 from pipelines.volume import SourceVolume
-from runners.display import print_facts, print_rows
+from runners.display import dollars, print_facts, print_rows
 from transforms.allowance.proposal import Proposal
 
 MIB = 2**20
@@ -59,9 +59,9 @@ def print_plan(console: Console, plan: Plan) -> None:
         {
             "provider": one.provider,
             "model": one.model,
-            "USD": f"{one.usd:,.2f}",
-            "from": f"{one.usd_low:,.2f}",
-            "to": f"{one.usd_high:,.2f}",
+            "cost": dollars(one.usd),
+            "from": dollars(one.usd_low),
+            "to": dollars(one.usd_high),
             "USD/1M tokens": str(one.usd_per_million_tokens),
             "as of": one.as_of,
             "price list": one.source.removeprefix("https://"),
@@ -76,14 +76,15 @@ def print_plan(console: Console, plan: Plan) -> None:
 
 
 def _proposed(proposal: Proposal) -> str:
+    configured, cheaper = proposal.configured, proposal.cheaper
     short = (
-        f"The budget of client {proposal.client} leaves ${proposal.configured.remaining_usd:,.2f} this month, less"
-        f" than the ${proposal.configured_usd:,.2f} that {proposal.configured.integration} may take."
+        f"The budget of client {proposal.client} leaves {dollars(configured.remaining_usd or 0)} this month, less"
+        f" than the {dollars(proposal.configured_usd)} that {configured.integration} may take."
     )
-    if proposal.cheaper is None:
+    if cheaper is None:
         return f"{short} Raise it (`headrace budgets`), or embed less."
     return (
-        f"{short} {proposal.cheaper.integration} ({proposal.cheaper.model}) takes up to ${proposal.cheaper_usd:,.2f}:"
+        f"{short} {cheaper.integration} ({cheaper.model}) takes up to {dollars(proposal.cheaper_usd or 0)}:"
         " [model] may name it instead, as nothing is embedded yet; or raise the budget (`headrace budgets`)."
     )
 
@@ -119,10 +120,10 @@ def _configured(plan: Plan) -> dict[str, str]:
     return found
 
 
-def _remote(cost: RemoteCost) -> str:
+def _remote(cost: ProviderCost) -> str:
     return (
-        f"${cost.usd:,.2f} (${cost.usd_low:,.2f} to ${cost.usd_high:,.2f}) at ${cost.usd_per_million_tokens} for a"
-        f" million tokens, as of {cost.as_of} ({cost.source.removeprefix('https://')})"
+        f"{dollars(cost.usd)} ({dollars(cost.usd_low)} to {dollars(cost.usd_high)}) at ${cost.usd_per_million_tokens}"
+        f" for a million tokens, as of {cost.as_of} ({cost.source.removeprefix('https://')})"
     )
 
 
@@ -136,8 +137,8 @@ def _local(cost: LocalCost) -> str:
         else f"of the ledger's last 30 days, {cost.measured_tokens:,} tokens"
     )
     money = (
-        f"${cost.usd:,.2f} at ${cost.usd_per_machine_hour:,.2f} an hour"
-        if cost.usd is not None
+        f"{dollars(cost.usd)} at {dollars(cost.usd_per_machine_hour)} an hour"
+        if cost.usd is not None and cost.usd_per_machine_hour is not None
         else "no price: set backfill.usd_per_machine_hour"
     )
     return f"{cost.machine_hours:,.2f} machine hours ({rate}, {whence}); {money}"

@@ -1,4 +1,4 @@
-"""What `headrace usage` prints. Programs get exact decimals as text, people four places of a dollar."""
+"""What `headrace usage` prints. Programs get exact decimals as text, people four places of a dollar or more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runners.display import dollars
 from transforms.usage import hit_rate
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _print_gateways(console: Console, gateways: Sequence[GatewayTotal]) -> None:
 
 
 def _dollars(usd: Decimal | None) -> str:
-    return "-" if usd is None else f"${usd:,.4f}"
+    return "-" if usd is None else dollars(usd, 4)
 
 
 def _print_rows(console: Console, report: UsageReport) -> None:
@@ -181,7 +182,7 @@ def _cells(sums: UsageSums) -> list[str]:
         f"{sums.inputs:,}",
         f"{sums.tokens:,}",
         f"{sums.cache_hits:,}",
-        f"${sums.usd_saved:,.4f}",
-        f"${sums.cost_usd:,.4f}",
+        dollars(sums.usd_saved, 4),
+        dollars(sums.cost_usd, 4),
         f"{sums.machine_seconds:,.1f}",
     ]

@@ -136,7 +136,7 @@ def test_a_plan_that_a_budget_does_not_cover_proposes_a_cheaper_endpoint_for_a_n
     assert (made["client"], made["configured"]["integration"]) == ("acme", "large")
     assert made["cheaper"]["integration"] == "small"
     out = headrace("plan", "-c", config)[1]
-    assert "The budget of client acme leaves $0.00 this month, less than" in out
+    assert "The budget of client acme leaves $0.0010 this month, less than" in out
     assert "small (text-embedding-3-small) takes up to" in out
 
     connection.execute("INSERT INTO clients (client) VALUES ('acme') ON CONFLICT DO NOTHING")

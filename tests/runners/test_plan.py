@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from pipelines import volume
 from pipelines.plan import Plan, make_plan
 from pipelines.sampling import counted
+from runners.display import dollars
 from schemas.config import Backfill, Config
 from schemas.errors import BadConfig
 from schemas.prices import LIST_PRICES
@@ -26,6 +28,25 @@ EXPORT = '[[sources]]\ntype = "export"\nname = "tickets"\npaths = ["a.jsonl"]\n'
 def volume_of(plan: Plan) -> volume.SourceVolume:
     (only,) = plan.sources
     return only
+
+
+@pytest.mark.parametrize(
+    ("usd", "places", "said"),
+    [
+        ("0", 2, "$0.00"),
+        ("1234.567", 2, "$1,234.57"),
+        ("0.5", 2, "$0.50"),
+        ("0.05", 2, "$0.050"),
+        ("0.0000061234", 2, "$0.0000061"),
+        ("0.00000002", 4, "$0.000000020"),
+        ("0.00000000001", 4, "$0.0000"),
+        ("-0.003", 2, "$-0.0030"),
+        ("8.01", 4, "$8.0100"),
+    ],
+)
+def test_dollars_show_two_digits_of_what_is_not_zero(usd: str, places: int, said: str) -> None:
+    assert dollars(Decimal(usd), places) == said
+    assert dollars(float(usd), places) == said
 
 
 def test_an_exact_plan_is_what_the_run_then_takes(tmp_path: Path, make_config: MakeConfig) -> None:
