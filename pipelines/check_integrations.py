@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from decimal import Decimal
 
 from schemas.config import Config
 from schemas.errors import BadConfig, PipelineError, UnknownName
@@ -11,6 +12,8 @@ from schemas.integrations import Integration
 from transforms.embedders.models import space_of
 from transforms.postgres import open_store
 from transforms.providers.base import ModelInfo
+from transforms.providers.gateway import Gateway
+from transforms.providers.inputs import RemoteWords
 from transforms.providers.moderation import ModerationEndpoint
 from transforms.providers.opening import open_provider
 from transforms.routing.resolution import chain_of
@@ -19,6 +22,10 @@ from transforms.stored_integrations import Row, integration_of, load_rows
 MAX_NAMED = 5
 """Models named where one is missing."""
 HARMLESS = "The gate opens at noon."
+PRICED = " ".join([HARMLESS] * 200)
+"""So long that what a gateway adds to a text, as to a message of a chat, is little."""
+PRICES_DIFFER = Decimal("0.2")
+"""Share from which it cannot be that tokens are counted in another way."""
 
 Attempt = tuple[str, Callable[[], str]]
 """What is tried, and how: gives what was found."""
@@ -72,17 +79,35 @@ def try_integration(integration: Integration, config: Config) -> str:
                 f'integration "{integration.name}": the key is good, but {name} is not among the models it may use'
                 f" ({some}): check model"
             )
-        return said_of(provider.info)
+        gateways_usd = _gateways_usd(provider) if isinstance(provider, Gateway) else None
+        return said_of(provider.model_info(integration.model), gateways_usd)
 
 
-def said_of(info: ModelInfo) -> str:
-    """An endpoint that is ready, on one line. Pure."""
+def said_of(info: ModelInfo, gateways_usd: Decimal | None) -> str:
+    """An endpoint that is ready, on one line. Pure.
+
+    Args:
+        gateways_usd: for a million tokens, by the gateway's own price list; None where there is none.
+    """
     limits, price = info.limits, info.price
     cost = f", ${price.usd_per_million_tokens} per million tokens as of {price.as_of}" if price else ""
+    if price and gateways_usd is not None:
+        ours = price.usd_per_million_tokens
+        if abs(gateways_usd - ours) > PRICES_DIFFER * ours:
+            cost += f", but the gateway charges ${gateways_usd:f}: see price_usd_per_million_tokens"
     return (
         f"{info.model}: key accepted, model available, {info.dimensions} dimensions, {limits.max_inputs:,} texts"
         f" and {limits.max_request_tokens:,} tokens a request{cost}"
     )
+
+
+def _gateways_usd(gateway: Gateway) -> Decimal | None:
+    """What it charges for a million tokens of text, None where it keeps no accounts."""
+    try:
+        usd = gateway.calculate_spend(PRICED)
+    except PipelineError:
+        return None
+    return round(usd * 1_000_000 / RemoteWords().count(PRICED), 3)
 
 
 def _dimensions_of(integration: Integration, config: Config) -> int | None:

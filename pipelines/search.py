@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from pipelines.candidates import NO_FILTERS, Candidate, Scope, SearchFilters, by_faiss, by_vector, by_words
 from schemas.config import Config, Model
-from schemas.errors import EmptyText, EngineFailed, SpaceMismatch, UnknownName
+from schemas.errors import EmptyText, EngineFailed, Parked, SpaceMismatch, UnknownName
 from schemas.spaces import EmbeddingSpace
 from schemas.usage import UsageEvent, cost_usd
 from transforms.embedders.base import Engine
@@ -194,7 +194,7 @@ def embed_query_elsewhere(store: Store, config: Config, query: str, client: str)
 
     Raises:
         EngineFailed: the query is refused.
-        Parked: no endpoint can be asked now.
+        Parked: no endpoint can be asked now; says what can be done without one.
         SetupError: none can before a person changes something.
     """
     from transforms.providers.engine import open_remote_engine  # client libraries and a vocabulary
@@ -206,7 +206,12 @@ def embed_query_elsewhere(store: Store, config: Config, query: str, client: str)
         _log.warning("the query is longer than %d tokens: the rest is left out", space.max_tokens)
     account = Account(client, None, space.space_id)
     with closing(open_remote_engine(config.model, "query", store, account, config.allowance)) as engine:
-        vector: npt.NDArray[np.float32] = engine.run([asked])[0]
+        try:
+            vector: npt.NDArray[np.float32] = engine.run([asked])[0]
+        except Parked as parked:
+            raise Parked(
+                f"{parked}; --mode text searches by words and asks none", parked.retry_after_s
+            ) from None
     return vector
 
 

@@ -10,9 +10,11 @@ import orjson
 import pytest
 
 from tests.fakes import other_providers as fakes
+from tests.fakes.embedding_provider import FakeProvider
 from tests.fakes.serving import Faults, answer, serve
 from tests.runners.world import Headrace
 from transforms.postgres import Store
+from transforms.providers.inputs import RemoteWords
 
 WriteConfig = Callable[[str], Path]
 GOOD = """
@@ -31,6 +33,18 @@ model = "embed-v4.0"
 url = "{cohere}"
 api_key = "env:FAKE_KEY"
 dimensions = 1024
+"""
+
+GATEWAY = """
+[[integrations]]
+name = "proxy"
+provider = "gateway"
+model = "{model}"
+url = "{url}/v1"
+api_key = "env:FAKE_GATEWAY_KEY"
+dimensions = 16
+price_usd_per_million_tokens = {usd}
+price_as_of = 2026-11-21
 """
 
 
@@ -79,6 +93,31 @@ def test_endpoints_that_are_ready_have_a_line_each_and_spend_nothing(
     assert "$0.06 per million tokens as of 2026-11-21" in lines[1]
     assert cohere.paths() == ["/v1/check-api-key", "/v1/models", "/v1/models"]
     assert [orjson.loads(bytes(seen.body))["input"] for seen in voyage.requests] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("configured", "remark"),
+    [
+        ("0.02", ""),
+        ("0.018", ""),
+        ("0.00002", ", but the gateway charges $0.020: see price_usd_per_million_tokens"),
+    ],
+)
+def test_a_price_that_is_not_the_gateways_own_is_remarked_on(
+    headrace: Headrace,
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    configured: str,
+    remark: str,
+) -> None:
+    fake = FakeProvider(count=RemoteWords().count, usd_per_million_tokens=0.02)
+    monkeypatch.setenv("FAKE_GATEWAY_KEY", fake.key)
+    with serve(fake) as url:
+        path = write_config(GATEWAY.format(url=url, model=fake.model, usd=configured))
+        code, said, _ = headrace("integrations", "check", "--config", path)
+    assert code == 0
+    assert said.rstrip().endswith(f"${configured} per million tokens as of 2026-11-21{remark}")
+    assert fake.requests == 0
 
 
 def test_each_problem_is_said_where_it_is_and_the_others_are_tried(

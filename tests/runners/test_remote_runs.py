@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
@@ -10,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from psycopg import sql
+from rich.console import Console
 
 from pipelines.plan import make_plan
-from pipelines.search import search
+from pipelines.search import Hit, Mode, search
+from runners.display import dollars
+from runners.display_plan import print_plan
+from schemas.allowances import AllowanceSettings, Budget
 from schemas.config import Chunking, Config, Model, Privacy
-from schemas.errors import BadConfig
+from schemas.errors import BadConfig, Parked
 from schemas.integrations import Integration, Limits
 from tests.fakes.embedding_provider import (
     DIMENSIONS,
@@ -28,6 +33,7 @@ from tests.fakes.embedding_provider import (
     rate_limited,
     vector_of,
 )
+from tests.fakes.redis_server import free_port, running_redis
 from tests.fakes.serving import Stage, answer, serve
 from tests.runners.world import issue, run_quietly, write_export
 from transforms.embedders.models import space_of
@@ -198,6 +204,44 @@ def test_a_search_asks_for_its_query_once_and_pays_for_it(
     assert billed == fake.tokens_billed > before
 
 
+@pytest.mark.parametrize("kind", ["postgres", "redis"])
+def test_a_search_is_paid_from_the_budget_and_one_that_is_used_up_leaves_words(
+    remote: MakeConfig,
+    fake: FakeProvider,
+    database: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    config = remote(write_export(tmp_path / "jira.jsonl", map(issue, range(5))))
+    run_quietly(config)
+    spent = sum((row[5] for row in ledger(database)), Decimal(0))
+
+    def found(usd: Decimal, mode: Mode) -> list[Hit]:
+        allowance = AllowanceSettings(
+            kind=kind,
+            url="env:TEST_REDIS" if kind == "redis" else None,
+            budgets=(Budget(provider="gateway", monthly_usd=usd),),
+        )
+        asking = config.model_copy(update={"allowance": allowance})
+        return search(asking, "gate sensor", client="acme", mode=mode)
+
+    with running_redis(tmp_path, free_port()) as url:
+        monkeypatch.setenv("TEST_REDIS", url)
+        assert found(spent + 1, "vector")
+        rows, asked = ledger(database), fake.requests
+        assert [row[0] for row in rows[-2:]] == ["embed_canaries", "embed_query"]
+        with pytest.raises(
+            Parked, match=r"client acme has used up its budget .* --mode text searches by words"
+        ):
+            found(spent, "hybrid")
+        assert (fake.requests, ledger(database)) == (asked, rows)
+        assert found(spent, "text")
+    with database.connect() as connection:
+        held = connection.execute("SELECT book IS NOT NULL FROM ai_allowances").fetchall()
+    assert held == [(kind == "postgres",)], "the counts are those that the workers share"
+
+
 def test_a_query_that_is_too_long_is_cut_with_a_warning(
     remote: MakeConfig, fake: FakeProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,6 +261,11 @@ def test_a_plan_says_what_the_endpoint_will_cost_and_asks_it_nothing(
     assert (plan.remote.integration, plan.remote.provider) == ("main", "gateway")
     assert plan.remote.usd == PRICE * plan.tokens.value / 1_000_000
     assert fake.requests == 0
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_plan(console, plan)
+    shown = console.export_text()
+    assert f"{dollars(plan.remote.usd)} (" in shown
+    assert "$0.00 " not in shown, "little is not nothing"
     summary = run_quietly(config)
     assert summary.usage.tokens >= plan.tokens.value
     with_canaries = fake.tokens_billed
