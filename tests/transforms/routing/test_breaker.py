@@ -114,6 +114,23 @@ def test_only_one_worker_tries_it_and_one_that_dies_meanwhile_gives_the_next_its
     assert second.attempt(lambda: None, lambda error: None)
 
 
+def test_of_two_workers_that_claim_it_at_the_same_moment_one_gets_it(
+    database: Store, worker: Callable[[], EndpointBreaker], clock: FakeClock
+) -> None:
+    """Both have read that its pause is over; the table decides."""
+    fail(worker())
+    sessions = [SharedSession(database) for _ in range(2)]
+    states = [SharedStates(session, clock.now, clock.monotonic_s) for session in sessions]
+    assert [each.claim("a") for each in states] == [True, False]
+    clock.time_s += TRY_S
+    assert [each.claim("a") for each in states] == [True, False]
+    states[0].close("a")
+    clock.time_s += TRY_S
+    assert [each.claim("a") for each in states] == [False, False], "there is nothing to try"
+    for session in sessions:
+        session.close()
+
+
 def test_nothing_is_written_while_all_is_well_and_little_while_all_is_not(
     worker: Callable[[], EndpointBreaker], connection: psycopg.Connection, clock: FakeClock
 ) -> None:
