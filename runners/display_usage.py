@@ -166,11 +166,11 @@ def print_chargeback(console: Console, report: Chargeback) -> None:
 
 
 def _table(left: Sequence[str], right: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in left:
-        table.add_column(name, overflow="fold")
-    for name in right:
-        table.add_column(name, justify="right")
+        table.add_column(name, overflow="fold", no_wrap=name in ("day", "month"))
+    for name in right:  # a sum cut short is no sum: names make room
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     return table
 
 

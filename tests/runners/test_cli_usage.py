@@ -78,6 +78,16 @@ def test_usage_is_summed_by_what_was_asked_for(billed: Path, headrace: Headrace)
     assert ("total" in out, "$8.0100" in out) == (True, True)
 
 
+def test_sums_are_shown_whole_however_long_the_names_beside_them(
+    billed: Path, headrace: Headrace, database: Store
+) -> None:
+    long = replace(event(), client="c" * 40, provider="p" * 40, model="m" * 80, source="s" * 40)
+    with database.connect() as connection:
+        write_usage(connection, replace(long, cost_usd=Decimal("12345.000000001"), tokens=123_456_789_012))
+    _, out, _ = headrace("usage", "-c", billed, "--by", "day,client,provider,model,operation,source")
+    assert ("$12,345.0000" in out, "123,456,789,012" in out, "…" in out) == (True, True, False)
+
+
 def test_a_name_in_brackets_is_shown_as_it_is(billed: Path, headrace: Headrace, database: Store) -> None:
     with database.connect() as connection:
         write_usage(connection, replace(event(), model="[/bold]"))
