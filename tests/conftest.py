@@ -85,12 +85,19 @@ def _drop(postgres_dsn: str, name: str) -> None:
 _numbers = count()
 
 
+def _copy(postgres_dsn: str, template: str) -> str:
+    """Name of a new database; as files, since a copy through the log takes twice as long."""
+    name = f"headrace_test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        as_files = "STRATEGY FILE_COPY" if connection.info.server_version >= 150000 else ""
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {as_files}")
+    return name
+
+
 @pytest.fixture
 def empty_database(postgres_dsn: str) -> Iterator[Store]:
     """A database of this test alone, without tables."""
-    name = f"headrace_test_{os.getpid()}_{next(_numbers)}"
-    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+    name = _copy(postgres_dsn, "template1")
     yield Store(make_conninfo(postgres_dsn, dbname=name), statement_timeout_s=60)
     _drop(postgres_dsn, name)
 
@@ -98,9 +105,7 @@ def empty_database(postgres_dsn: str) -> Iterator[Store]:
 @pytest.fixture
 def database(postgres_dsn: str, _template: str) -> Iterator[Store]:
     """A migrated database of this test alone; `.connect()` or hand it to a step."""
-    name = f"headrace_test_{os.getpid()}_{next(_numbers)}"
-    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {_template}")
+    name = _copy(postgres_dsn, _template)
     yield Store(make_conninfo(postgres_dsn, dbname=name), statement_timeout_s=60)
     _drop(postgres_dsn, name)
 
