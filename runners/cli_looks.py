@@ -125,10 +125,11 @@ def dead_letters_list(
 ) -> None:
     """Records that could not be processed, and why."""
     from pipelines.report import read_dead_letters
+    from runners.display_dead_letters import print_dead_letters
 
     settings = load_config(config)
     rows = read_dead_letters(settings, client or settings.client, everything, limit)
-    print_json(rows) if as_json else display.print_rows(out, rows, "No dead letters.")
+    print_json(rows) if as_json else print_dead_letters(out, rows)
 
 
 @app.command(epilog=example("headrace verify --sources"))
