@@ -182,19 +182,20 @@ def _short(key: str) -> str:
 
 
 def print_rows(console: Console, rows: Sequence[Mapping[str, Any]], empty: str) -> None:
-    """Rows of equal keys as a table; `empty` where there are none."""
+    """Rows as a table with a column for every key that any has; `empty` where there are none."""
     if not rows:
         console.print(empty)
         return
-    numeric = [
-        name
-        for name, value in rows[0].items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
-    table = _table(*rows[0], right=numeric)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    numeric = [name for name in columns if any(_is_number(row.get(name)) for row in rows)]
+    table = _table(*columns, right=numeric)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(row.get(name)) for name in columns))
     console.print(table)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def print_facts(console: Console, facts: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a person is shown of records that could not be processed."""
+"""What a person is shown: whole, and under the right heading."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from runners.display import print_rows
 from runners.display_dead_letters import print_dead_letters
 
 LETTER: dict[str, Any] = {
@@ -24,11 +25,24 @@ LETTER: dict[str, Any] = {
 }
 
 
+def words(text: io.StringIO) -> list[list[str]]:
+    """Of each line."""
+    return [line.split() for line in text.getvalue().splitlines() if line.strip()]
+
+
 def shown(*letters: dict[str, Any]) -> list[list[str]]:
-    """Words of each line."""
     text = io.StringIO()
     print_dead_letters(Console(file=text, width=120), letters)
-    return [line.split() for line in text.getvalue().splitlines() if line.strip()]
+    return words(text)
+
+
+def test_a_count_that_only_some_rows_have_stands_under_its_own_heading() -> None:
+    text = io.StringIO()
+    rows = [{"source": "git", "new": 11}, {"source": "jira", "dead_lettered": 1, "new": 12}]
+    print_rows(Console(file=text), rows, "none")
+    heading, _, *lines = words(text)
+    assert heading == ["source", "new", "dead", "lettered"]
+    assert lines == [["git", "11", "-"], ["jira", "12", "1"]]
 
 
 def test_a_letter_is_one_line_that_says_what_failed_where_and_why() -> None:
