@@ -14,7 +14,7 @@ from transforms.postgres import open_store
 from transforms.providers.base import ModelInfo
 from transforms.providers.gateway import Gateway
 from transforms.providers.inputs import RemoteWords
-from transforms.providers.moderation import ModerationEndpoint
+from transforms.providers.moderation import ModerationEndpoint, price_of_moderation
 from transforms.providers.opening import open_provider
 from transforms.routing.resolution import chain_of
 from transforms.stored_integrations import Row, integration_of, load_rows
@@ -126,6 +126,13 @@ def _moderation(config: Config, rows: dict[str, Row]) -> str:
     if settings is None or settings.integration not in rows:
         raise UnknownName("moderation: its integration is neither in the file nor in the table")
     integration = integration_of(rows[settings.integration])
+    price = price_of_moderation(settings, integration).usd_per_million_tokens
     with closing(ModerationEndpoint(integration, settings.model)) as endpoint:
-        endpoint.judge([HARMLESS])
-    return f"{settings.model} at {integration.name}; documents nobody can judge: {settings.on_failure}"
+        if not price:
+            endpoint.judge([HARMLESS])
+        elif settings.model not in endpoint.available_models():
+            raise UnknownName(
+                f'integration "{integration.name}" has no model {settings.model}: check [moderation]'
+            )
+    cost = f", ${price:f} per million tokens" if price else ""
+    return f"{settings.model} at {integration.name}{cost}; documents nobody can judge: {settings.on_failure}"

@@ -126,7 +126,9 @@ def ingest(
     redacted = extracted.documents | "Redact" >> RedactDocuments(job.redacts)
     chunked = redacted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
     account = Account(job.client, job.run_id, job.space.space_id, job.source.name)
-    moderated = chunked.documents | "Moderate" >> ModerateDocuments(job.moderation, job.store, account)
+    moderated = chunked.documents | "Moderate" >> ModerateDocuments(
+        job.moderation, job.store, account, job.allowance
+    )
     embed = EmbedChunks(
         job.model,
         job.store,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -10,14 +12,17 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from schemas.allowances import AllowanceSettings
 from schemas.documents import ChunkedDocument, DeadLetter
 from schemas.errors import Flagged, NotModerated, PipelineError, UnknownName
 from schemas.integrations import Integration
 from schemas.moderation import Moderation
+from transforms.allowance.opening import open_allowance
 from transforms.moderation import Finding, Input, Moderator
 from transforms.postgres import Session, Store
+from transforms.providers.accounting import Accounts
 from transforms.providers.metering import Account, LedgerMeter
-from transforms.providers.moderation import ModerationEndpoint, Verdict
+from transforms.providers.moderation import ModerationEndpoint, Verdict, price_of_moderation
 from transforms.stored_integrations import integration_of, load_rows
 
 MODERATION = "headrace.moderation"
@@ -72,21 +77,27 @@ class ModerateDocuments(beam.PTransform):  # type: ignore[misc]
         moderation: None lets everything pass, and asks nobody.
         store: where integrations and the ledger are.
         account: what calls are written down for.
+        allowance: what the client may spend.
     """
 
-    def __init__(self, moderation: Moderation | None, store: Store, account: Account) -> None:
+    def __init__(
+        self, moderation: Moderation | None, store: Store, account: Account, allowance: AllowanceSettings
+    ) -> None:
         super().__init__()
-        self._fn = _ModerateFn(moderation, store, account)
+        self._fn = _ModerateFn(moderation, store, account, allowance)
 
     def expand(self, documents: beam.PCollection[ChunkedDocument]) -> Any:
         return documents | "Judge" >> beam.ParDo(self._fn).with_outputs("dead_letters", main="documents")
 
 
 class _ModerateFn(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, moderation: Moderation | None, store: Store, account: Account) -> None:
+    def __init__(
+        self, moderation: Moderation | None, store: Store, account: Account, allowance: AllowanceSettings
+    ) -> None:
         self._moderation = moderation
         self._store = store
         self._account = account
+        self._allowance = allowance
 
     def setup(self) -> None:
         if self._moderation is None:
@@ -96,8 +107,11 @@ class _ModerateFn(beam.DoFn):  # type: ignore[misc]
             self._endpoint = open_endpoint(session, self._moderation)
         finally:
             session.close()
+        price = price_of_moderation(self._moderation, self._endpoint.integration)
+        self._granted = open_allowance(self._allowance, self._store, partial(datetime.now, UTC))
         self._meter = LedgerMeter(self._store, self._account)
-        self._moderator = Moderator(self._endpoint, self._meter)
+        accounts = Accounts(self._account.client, self._granted, self._meter)
+        self._moderator = Moderator(self._endpoint, accounts, price)
 
     def start_bundle(self) -> None:
         self._buffer: list[ChunkedDocument] = []
@@ -130,6 +144,7 @@ class _ModerateFn(beam.DoFn):  # type: ignore[misc]
         self._moderator.close()
         self._endpoint.close()
         self._meter.close()
+        self._granted.close()
 
     def _judged(self, moderation: Moderation) -> Iterator[Any]:
         documents, self._buffer, self._buffered = self._buffer, [], 0

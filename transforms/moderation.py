@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
 from threading import Event
 from typing import Protocol
-from uuid import uuid4
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from schemas.errors import (
     BadAnswer,
+    BudgetUsedUp,
     InputRefused,
+    LimitReached,
+    LimitTooSmall,
     PipelineError,
     ProviderTimeout,
     ProviderUnavailable,
     RateLimited,
 )
 from schemas.integrations import Integration
+from schemas.usage import Price
 from transforms.background import Discarded
-from transforms.providers.metering import Meter, ProviderCall
+from transforms.providers.accounting import Accounts, Asking
 from transforms.providers.moderation import Judged, Verdict
 
 MAX_INPUTS = 32
@@ -35,7 +35,9 @@ MAX_WAIT_S = 120.0
 """For one request, over all attempts and limits."""
 LONGEST_RETRY_WAIT_S = 20.0
 
-PASSING = (RateLimited, ProviderUnavailable, ProviderTimeout, BadAnswer)
+PASSING = (RateLimited, LimitReached, ProviderUnavailable, ProviderTimeout, BadAnswer)
+WAITING = (RateLimited, LimitReached)
+"""Of these, what is no failure."""
 
 
 class Judge(Protocol):
@@ -80,13 +82,21 @@ class Moderator:
     down holds up a run once, not at every request.
 
     Args:
-        meter: told of every request, answered or failed.
+        accounts: of every request, answered or failed.
+        price: of judging.
         wait: (stop, seconds) -> whether `stop` is set; called for every pause.
     """
 
-    def __init__(self, judge: Judge, meter: Meter, wait: Callable[[Event, float], bool] = Event.wait) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        accounts: Accounts,
+        price: Price,
+        wait: Callable[[Event, float], bool] = Event.wait,
+    ) -> None:
         self._judge = judge
-        self._meter = meter
+        self._accounts = accounts
+        self._price = price
         self._wait = wait
         self._stop = Event()
         self._performance = judge.integration.performance
@@ -126,7 +136,7 @@ class Moderator:
                 return [error]
             half = len(batch) // 2
             return self._judged(stop, batch[:half]) + self._judged(stop, batch[half:])
-        except PASSING as error:
+        except (*PASSING, BudgetUsedUp, LimitTooSmall) as error:
             self._is_down = True
             return [error] * len(batch)
         self._is_down = False
@@ -150,33 +160,10 @@ class Moderator:
             raise Discarded
 
     def _asked(self, batch: Sequence[Input], attempt: int) -> tuple[Verdict, ...]:
-        began_s, request_id, failure = time.monotonic(), None, None
-        try:
-            judged = self._judge.judge([one.text for one in batch])
-            request_id = judged.request_id
-            return judged.verdicts
-        except BaseException as error:
-            failure = type(error).__name__
-            raise
-        finally:
-            self._meter(
-                ProviderCall(
-                    call_id=uuid4(),
-                    integration=self._judge.integration.name,
-                    provider=self._judge.integration.provider,
-                    model=self._judge.model,
-                    operation="moderate",
-                    inputs=len(batch),
-                    tokens=sum(one.tokens for one in batch),
-                    tokens_reported=None,
-                    usd=Decimal(0),
-                    latency_s=time.monotonic() - began_s,
-                    attempt=attempt,
-                    error_type=failure,
-                    request_id=request_id,
-                    occurred_at=datetime.now(UTC),
-                )
-            )
+        judge, texts = self._judge, [one.text for one in batch]
+        tokens = sum(one.tokens for one in batch)
+        asking = Asking(judge.integration, judge.model, self._price, "moderate", len(batch), tokens, attempt)
+        return self._accounts.ask(asking, lambda: judge.judge(texts)).verdicts
 
 
 class _GivesUp:
@@ -186,7 +173,7 @@ class _GivesUp:
         self._left = attempts
 
     def __call__(self, state: RetryCallState) -> bool:
-        if not isinstance(_error(state), RateLimited):
+        if not isinstance(_error(state), WAITING):
             self._left -= 1
         return self._left <= 0 or state.idle_for + state.upcoming_sleep > MAX_WAIT_S
 
@@ -196,7 +183,7 @@ _BACKOFF = wait_random_exponential(multiplier=0.5, max=LONGEST_RETRY_WAIT_S)
 
 def _wait_s(state: RetryCallState) -> float:
     error = _error(state)
-    asked = error.retry_after_s if isinstance(error, RateLimited) else None
+    asked = error.retry_after_s if isinstance(error, WAITING) else None
     return _BACKOFF(state) if asked is None else asked + _BACKOFF(state) / 10
 
 

@@ -117,7 +117,7 @@ def open_store(config: Config) -> Store:
     with store.connect_plainly() as connection:
         migrate(connection)
         write_integrations(connection, config.integrations)
-        if not config.model.is_local:
+        if not config.model.is_local or config.moderation is not None:
             write_file_rules(connection, config)
     return store
 

@@ -235,6 +235,33 @@ api_key = "env:FAKE_KEY"
     assert "check api_key" in said
 
 
+def test_moderation_that_costs_is_looked_up_and_not_tried(
+    headrace: Headrace, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+[moderation]
+integration = "judge"
+model = "{model}"
+on_failure = "refuse"
+
+[[integrations]]
+name = "judge"
+provider = "mistral"
+model = "mistral-embed"
+url = "{url}/v1"
+api_key = "env:FAKE_KEY"
+"""
+    mistral = Faults(fakes.fake_mistral)
+    with serve(mistral) as url:
+        check = ("integrations", "check", "--config")
+        good = headrace(*check, write_config(text.format(url=url, model="mistral-large-latest")))
+        bad = headrace(*check, write_config(text.format(url=url, model="mistral-moderation-9")))
+    assert (good[0], bad[0]) == (0, 3)
+    assert "at judge, $0.10 per million tokens; documents nobody can judge: refuse" in good[1]
+    assert "has no model mistral-moderation-9: check [moderation]" in bad[1]
+    assert set(mistral.paths()) == {"/v1/models"}
+
+
 def test_without_integrations_there_is_nothing_to_check(
     headrace: Headrace, write_config: WriteConfig
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,13 @@ from rich.console import Console
 from runners import display
 from runners.progress_bar import run_progress
 from runners.retry import retry_dead_letters
+from schemas.allowances import AllowanceSettings, Budget
 from schemas.config import Config, Privacy
 from schemas.errors import AccessRefused, UnknownName
 from schemas.integrations import Integration
 from schemas.moderation import Moderation
 from tests.fakes.other_providers import FLAG, KEY, TOO_LONG, fake_moderation
-from tests.fakes.serving import Faults, answer, serve
+from tests.fakes.serving import App, Faults, Receive, Send, answer, serve
 from tests.runners.world import issue, rows_of, run_quietly, write_export
 from transforms.postgres import Store
 
@@ -63,11 +65,15 @@ def moderated(
     )
 
     def make(
-        *issues: dict[str, Any], on_failure: Literal["refuse", "pass"] = "refuse", name: str = "judge"
+        *issues: dict[str, Any],
+        on_failure: Literal["refuse", "pass"] = "refuse",
+        name: str = "judge",
+        provider: str = "openai",
     ) -> Config:
         config = make_config(write_export(tmp_path / "jira.jsonl", issues))
         moderation = Moderation(integration=name, on_failure=on_failure)
-        return config.model_copy(update={"integrations": (integration,), "moderation": moderation})
+        by = integration.model_copy(update={"provider": provider})
+        return config.model_copy(update={"integrations": (by,), "moderation": moderation})
 
     return make
 
@@ -113,6 +119,58 @@ def test_its_calls_are_in_the_ledger_at_no_cost_and_not_among_the_embeddings(
     ]
     assert summary.usage.inputs == texts
     assert summary.usage.calls == 1
+
+
+def test_judging_that_costs_is_in_the_ledger_before_it_is_made_and_under_the_budget(
+    moderated: MakeModerated, database: Store, faults: Faults
+) -> None:
+    """Mistral bills it by the token."""
+    config = moderated(*map(issue, range(10)), provider="mistral")
+    budgets = (Budget(provider="mistral", monthly_usd=Decimal(1)),)
+    config = config.model_copy(update={"allowance": AllowanceSettings(budgets=budgets)})
+    query = (
+        "SELECT event_id, error_type, cost_usd, tokens FROM ai_usage_tracking WHERE operation = 'moderate'"
+    )
+    before: list[tuple[Any, ...]] = []
+
+    async def look(app: App, scope: Any, receive: Receive, send: Send) -> None:
+        with database.connect() as connection:
+            before.extend(connection.execute(query).fetchall())
+        await app(scope, receive, send)
+
+    faults.next(look, times=1)
+    run_quietly(config)
+    with database.connect() as connection:
+        after = connection.execute(query).fetchall()
+        book = connection.execute("SELECT book FROM ai_allowances").fetchone()
+    assert [row[1] for row in before] == ["Unfinished"]
+    assert [row[1] for row in after] == [None] * len(faults.requests)
+    assert (before[0][0], before[0][2]) in [(row[0], row[2]) for row in after]
+    spent = sum(row[2] for row in after)
+    assert spent == Decimal("0.10") * sum(row[3] for row in after) / 10**6 > 0
+    assert book is not None
+    counted = book[0]["used"]["mistral"]
+    assert 0 <= counted["month_nano"] - spent * 10**9 < len(after), "each is rounded up to a billionth"
+    assert sum(counted["requests"].values()) == 0, "requests of moderation have limits of their own"
+
+
+@pytest.mark.parametrize(("on_failure", "embedded"), [("refuse", 0), ("pass", 2)])
+def test_judging_that_cannot_be_paid_for_is_not_asked_for(
+    moderated: MakeModerated,
+    database: Store,
+    faults: Faults,
+    on_failure: Literal["refuse", "pass"],
+    embedded: int,
+) -> None:
+    config = moderated(issue(1), issue(2), provider="mistral", on_failure=on_failure)
+    nothing = AllowanceSettings(budgets=(Budget(monthly_usd=Decimal(0)),))
+    config = config.model_copy(update={"allowance": nothing})
+    run_quietly(config)
+    assert faults.requests == []
+    assert len(documents(database, config)) == embedded
+    reasons = [letter[3] for letter in letters(database)]
+    assert len(reasons) == 2 - embedded
+    assert all("nobody could judge it: client acme has used up its budget of $0" in why for why in reasons)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ class Estimate:
 
     Args:
         provider: as in the ledger (`ModelInfo.provider`).
-        requests: 1, unless a client library makes more of it.
+        requests: 1, unless a client library makes more of it; 0 for what only dollars are counted of.
         tokens: of all inputs, as counted here.
         usd: their price.
         duration_s: longest that the request may take, its timeout. A reservation that is neither settled nor released

@@ -73,9 +73,10 @@ def _window(
 def costs_of(
     connection: psycopg.Connection, reservation_ids: Sequence[UUID]
 ) -> dict[UUID, tuple[int, Decimal]]:
-    """Tokens and dollars of the requests that are in the ledger, by reservation."""
+    """Tokens and dollars of the requests that are in the ledger, by reservation; of moderation dollars alone."""
     found = connection.execute(
-        "SELECT event_id, coalesce(tokens_reported, tokens), cost_usd FROM ai_usage_tracking"
+        "SELECT event_id, CASE operation WHEN 'moderate' THEN 0 ELSE coalesce(tokens_reported, tokens) END, cost_usd"
+        " FROM ai_usage_tracking"
         " WHERE event_id = ANY(%s)",
         [list(reservation_ids)],
     )

@@ -166,5 +166,4 @@ class Router:
         raise NotNow(f"{most} requests failed, while it answers others; last: {last}", blames_texts=True)
 
     def _check_allowance(self, endpoint: Endpoint) -> None:
-        allowance, estimate = self._requests.allowance, self._requests.estimate
-        or_not_now(endpoint, lambda: allowance.release(allowance.reserve(estimate(endpoint, ROOM_TOKENS, 1))))
+        or_not_now(endpoint, lambda: self._requests.check_room(endpoint, ROOM_TOKENS))

@@ -22,14 +22,25 @@ from schemas.errors import (
     RateLimited,
 )
 from schemas.integrations import Integration
+from schemas.moderation import Moderation
+from schemas.usage import UNFINISHED
 from tests.fakes.other_providers import FLAG, TOO_LONG, fake_moderation
 from tests.fakes.serving import Faults, Stage, answer
+from tests.transforms.allowance.world import NoAllowance
 from transforms import moderation
 from transforms.background import Discarded
 from transforms.moderation import MAX_INPUTS, MAX_REQUEST_CHARS, Input, Moderator, packed
+from transforms.providers.accounting import Accounts
 from transforms.providers.metering import ProviderCall
-from transforms.providers.moderation import ModerationEndpoint, Verdict, verdict_of
+from transforms.providers.moderation import (
+    PRICES,
+    ModerationEndpoint,
+    Verdict,
+    price_of_moderation,
+    verdict_of,
+)
 
+FREE = PRICES["openai"]
 GOOD = Verdict(False)
 FLAGGED = Verdict(True, ("harassment", "violence/graphic"))
 
@@ -56,8 +67,13 @@ class Patience:
 
     def __init__(self, endpoint: ModerationEndpoint) -> None:
         self.pauses: list[float] = []
+        self.begun: list[ProviderCall] = []
         self.calls: list[ProviderCall] = []
-        self.moderator = Moderator(endpoint, self.calls.append, self._wait)
+        accounts = Accounts("acme", NoAllowance(), self._note)
+        self.moderator = Moderator(endpoint, accounts, FREE, self._wait)
+
+    def _note(self, call: ProviderCall) -> None:
+        (self.begun if call.error_type == UNFINISHED else self.calls).append(call)
 
     def _wait(self, stop: threading.Event, seconds: float) -> bool:
         self.pauses.append(seconds)
@@ -117,6 +133,20 @@ def test_too_few_verdicts_are_no_answer(endpoint: ModerationEndpoint, faults: Fa
         endpoint.judge(["a", "b"])
 
 
+def test_what_judging_costs_is_listed_or_configured_and_never_unknown() -> None:
+    def asks(provider: str, **said: Any) -> str:
+        judge = integration("https://nowhere.invalid", provider=provider)
+        settings = Moderation(integration="main", on_failure="refuse", **said)
+        return str(price_of_moderation(settings, judge).usd_per_million_tokens)
+
+    assert (asks("openai"), asks("mistral")) == ("0", "0.10")
+    assert asks("gateway", price_usd_per_million_tokens="0.3", price_as_of="2026-11-21") == "0.3"
+    with pytest.raises(BadConfig, match=r"price_as_of in \[moderation\], 0 where nothing is billed"):
+        asks("gateway")
+    with pytest.raises(ValueError, match="go together"):
+        asks("mistral", price_usd_per_million_tokens="0.3")
+
+
 def test_a_provider_without_moderation_is_refused() -> None:
     with pytest.raises(BadConfig, match="voyage, which has no moderation"):
         ModerationEndpoint(integration("https://nowhere.invalid", provider="voyage"), "m")
@@ -138,6 +168,7 @@ def test_findings_come_in_the_order_asked(patience: Patience, faults: Faults) ->
     assert len(faults.requests) == len(patience.calls) == 4
     assert sum(call.inputs for call in patience.calls) == 100
     assert {(call.operation, call.usd, call.error_type) for call in patience.calls} == {("moderate", 0, None)}
+    assert {call.call_id for call in patience.begun} == {call.call_id for call in patience.calls}
 
 
 def test_what_passes_is_tried_again_and_each_attempt_written_down(patience: Patience, faults: Faults) -> None:
@@ -195,7 +226,7 @@ def test_a_wrong_key_stops(patience: Patience, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_pause_ends_when_nobody_waits_any_more(endpoint: ModerationEndpoint, faults: Faults) -> None:
     faults.next(answer(429, {"retry-after": "60"}), times=10)
-    moderator = Moderator(endpoint, lambda call: None)
+    moderator = Moderator(endpoint, Accounts("acme", NoAllowance(), lambda call: None), FREE)
     ended: list[type[BaseException]] = []
 
     def ask() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import uuid4
@@ -36,6 +37,9 @@ def test_success_and_latencies_are_those_of_the_last_quarter_of_an_hour(
     for error in ["ProviderTimeout"] * 20 + ["RateLimited"] * 7 + ["InputRefused"] * 5 + [UNFINISHED] * 3:
         meter(call("a", 60.0, error))
     meter(call("a", 60.0, "ProviderTimeout", ago_s=901))
+    meter(
+        replace(call("a", 60.0, "ProviderTimeout"), operation="moderate")
+    )  # another service at the same address
     meter.close()
     a, idle = endpoint_health(connection, NOW)
     assert (a.integration, a.state, a.calls, a.rate_limited) == ("a", "closed", 132, 7)

@@ -13,7 +13,7 @@ from transforms.routing.breaker import EndpointBreaker, SharedStates
 from transforms.routing.chain import Chain
 from transforms.routing.endpoint import Endpoint
 from transforms.routing.gate import Gate
-from transforms.routing.resolution import Resolver, chain_of
+from transforms.routing.resolution import MAX_ENDPOINTS, Resolver, chain_of
 from transforms.routing.session import SharedSession
 from transforms.stored_integrations import (
     configured_for,
@@ -122,6 +122,15 @@ def test_fallbacks_that_go_round_in_a_circle_are_refused(connection: psycopg.Con
     )
     with pytest.raises(BadConfig, match="circle: a -> b -> c -> b"):
         chain_of(load_rows(connection), "a", SPACE)
+
+
+def test_fallbacks_without_an_end_are_refused(connection: psycopg.Connection) -> None:
+    """A search that finds all of them down asks each."""
+    far = [integration(f"e{n}", fallback=f"e{n + 1}") for n in range(MAX_ENDPOINTS)]
+    write_integrations(connection, [*far, integration(f"e{MAX_ENDPOINTS}")])
+    assert len(chain_of(load_rows(connection), "e1", SPACE)) == MAX_ENDPOINTS
+    with pytest.raises(BadConfig, match="e0 has more than 15 fallbacks"):
+        chain_of(load_rows(connection), "e0", SPACE)
 
 
 @pytest.mark.parametrize(
