@@ -25,16 +25,18 @@ def redaction_settings() -> dict[str, Any]:
 def redact_document(document: Document) -> Document:
     """A document without secrets and personal data; a text that has none stays the same, and so does its hash.
 
-    Keys, projects and links stay: they are what documents are found by. The title is counted where it stands in the
-    text, and not twice.
+    Keys, projects and links stay: they are what documents are found by. A title that stands in the text is counted
+    there alone; a comment's is that of what it is about.
     """
     text, counts = redact_text(document.text)
-    title, _ = redact_text(document.title)
+    title, in_title = redact_text(document.title)
     author, in_author = redact_text(document.author)
     url, in_url = redact_text(document.url)
     attributes, in_attributes = redact_value(document.attributes)
     found = counts + in_author + in_url + in_attributes
-    if not found and title == document.title:
+    if document.title not in document.text:
+        found += in_title
+    if not found and not in_title:
         return document
     return replace(
         document,

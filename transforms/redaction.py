@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from transforms.detectors.addresses import find_emails, find_ips
 from transforms.detectors.base import KINDS, Detector, Finding
+from transforms.detectors.commands import find_command_passwords
 from transforms.detectors.numbers import find_numbers
 from transforms.detectors.passwords import find_passwords
 from transforms.detectors.secrets import find_secrets
 
-REDACTOR_VERSION = 2
+REDACTOR_VERSION = 3
 """Part of the fingerprint of what was redacted: raise it when the same text would be redacted in another way."""
 
-DETECTORS: tuple[Detector, ...] = (find_secrets, find_passwords, find_emails, find_numbers, find_ips)
+DETECTORS: tuple[Detector, ...] = (
+    find_secrets,
+    find_passwords,
+    find_command_passwords,
+    find_emails,
+    find_numbers,
+    find_ips,
+)
 
 MAX_PASSES = 8
 """A placeholder may set free what stood against the value it replaced; each pass leaves less to find."""
@@ -54,8 +63,15 @@ def _replaced(text: str, findings: Iterable[Finding]) -> str:
 
 
 def redact_value(value: Any) -> tuple[Any, Counter[str]]:
-    """A JSON-able value with every string in it redacted; names of members and numbers stay."""
+    """A JSON-able value with every string in it redacted, names of members too; numbers stay."""
     counts: Counter[str] = Counter()
+
+    def member_name(name: Any) -> Any:
+        if not isinstance(name, str):
+            return name
+        redacted, found = _redact_name(name)
+        counts.update(found)
+        return redacted
 
     def walk(item: Any) -> Any:
         if isinstance(item, str):
@@ -63,9 +79,15 @@ def redact_value(value: Any) -> tuple[Any, Counter[str]]:
             counts.update(found)
             return text
         if isinstance(item, Mapping):
-            return {name: walk(member) for name, member in item.items()}
+            return {member_name(name): walk(member) for name, member in item.items()}
         if isinstance(item, list | tuple):
             return [walk(member) for member in item]
         return item
 
     return walk(value), counts
+
+
+@lru_cache(maxsize=1024)
+def _redact_name(name: str) -> tuple[str, Counter[str]]:
+    """As `redact_text`; records have the same names over and over."""
+    return redact_text(name)

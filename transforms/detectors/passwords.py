@@ -93,16 +93,22 @@ def _without_stop(text: str, start: int, end: int) -> tuple[int, int]:
     return start, start + len(text[start:end].rstrip(".:*"))
 
 
-def _is_none(value: str) -> bool:
-    """Whether a value stands for a password, or for what one looks like."""
+def is_stand_in(value: str) -> bool:
+    """Whether a value stands for a password that is elsewhere: a variable, template, path, stars, its own name."""
     if not value or is_templated_secret(value) or is_prefixed_with_dollar_sign(value):
         return True
-    for pattern in (_HIDDEN, _VERSION, _EXPRESSION, _LABEL):
-        if pattern.fullmatch(value):
-            return True
-    if _PATH.match(value) or _PLACEHOLDER.search(value) or value.lower().split("|")[0] in NO_PASSWORDS:
+    if any(pattern.fullmatch(value) for pattern in (_HIDDEN, _VERSION, _EXPRESSION)):
+        return True
+    if _PATH.match(value) or _PLACEHOLDER.search(value):
         return True
     return _names_itself(value) and not any(map(str.isdigit, value))
+
+
+def _is_none(value: str) -> bool:
+    """Whether a value stands for a password, or for what one looks like."""
+    if _LABEL.fullmatch(value) or value.lower().split("|")[0] in NO_PASSWORDS:
+        return True
+    return is_stand_in(value)
 
 
 def _names_itself(value: str) -> bool:
