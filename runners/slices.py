@@ -23,12 +23,13 @@ from extractors.read import build_extractor
 from pipelines.ingest import IngestJob
 from pipelines.ingest import build as build_pipeline
 from runners.direct import run_bounded
+from runners.outages import MOST_IN_A_ROW, connect_again, is_lost
 from runners.parking import parked_pages
 from runners.progress_bar import RunProgress
 from runners.spools import spooled
 from runners.targets import HERE, Target
 from schemas.config import Config, Slices
-from schemas.errors import BadConfig, CountsDoNotAddUp, PipelineError
+from schemas.errors import BadConfig, CountsDoNotAddUp, DatabaseUnreachable, PipelineError, RetryableError
 from schemas.outcomes import MODERATED, SKIPPED_PREFIX, Outcome
 from schemas.quality import QualityReport
 from schemas.sources import Source
@@ -60,6 +61,21 @@ class Slice:
 
     pages: tuple[Page, ...]
     cursor: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSlice:
+    """A slice whose rows are durable.
+
+    Args:
+        counts: outcome -> records, what its source skipped among them.
+        texts: what is counted of its texts.
+    """
+
+    job: IngestJob
+    piece: Slice
+    counts: Counter[str]
+    texts: Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +168,7 @@ def run(
 ) -> RunSummary:
     """Bring the index up to date with every configured source, then its FAISS files.
 
-    A source that cannot be read does not keep the others from it.
+    A source that cannot be read does not keep the others from it, nor Postgres where it is away for a minute.
 
     Args:
         target: where each slice's pipeline is run.
@@ -163,58 +179,122 @@ def run(
         PipelineError: something that all sources need is not there, or what was read cannot be stored; what was
             committed before stays, and a later run goes on from there.
     """
-    started, before = time.monotonic(), progress.current()
     bar.step("starting")
     check_ready(config)
-    space, store = space_of(config.model), open_store(config)
-    with store.connect() as connection:
+    running = _Running(config, open_store(config), bar, target, build, after_slice, build_index)
+    connection = running.store.connect()
+    while True:
+        with connection:
+            try:
+                return running.over(connection)
+            except (psycopg.OperationalError, psycopg.InterfaceError, RetryableError, DatabaseUnreachable):
+                if running.outages == MOST_IN_A_ROW or not is_lost(connection):
+                    raise
+        running.outages += 1
+        bar.step("waiting for Postgres")
+        connection = connect_again(running.store, bar.waiting)
+
+
+@dataclass(slots=True)
+class _Running:
+    """A run and what it has done so far, over however many connections.
+
+    Args:
+        unfinished: a slice whose rows are stored, and whose cursor is not.
+        read: sources that have been read to their end, or failed.
+        outages: of Postgres, in a row, without a slice kept in between.
+    """
+
+    config: Config
+    store: Store
+    bar: RunProgress
+    target: Target
+    build: BuildExtractor
+    after_slice: AfterSlice
+    build_index: BuildIndex
+    started_s: float = field(default_factory=time.monotonic)
+    before: Counts = field(default_factory=progress.current)
+    run_id: UUID | None = None
+    first_row_id: int = 0
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+    texts: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, str] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    unfinished: StoredSlice | None = None
+    outages: int = 0
+
+    def over(self, connection: psycopg.Connection) -> RunSummary:
+        """Do what is left to do."""
+        config, space = self.config, space_of(self.config.model)
         register_clients(connection, config, space)
-        with runs.started(connection, config.client, space.space_id) as run_id:
-            outcomes: dict[str, Counter[str]] = {}
-            failures: dict[str, str] = {}
-            texts: Counter[str] = Counter()
-            first_row_id = runs.next_row_id(connection)
-            for source in config.sources:
-                job = job_for(config, source, store, space, run_id)
-                of_source = outcomes[source.name] = Counter()
-                try:
-                    read = _run_source(connection, config, source, job, bar, build, target)
-                    with closing(read):
-                        for counts, slice_texts in read:
-                            of_source += counts
-                            texts += slice_texts
-                            after_slice(connection)
-                except _Unreadable as error:
-                    failures[source.name] = one_line(error)
-            for source in config.sources:
-                job = job_for(config, source, store, space, run_id)
+        with runs.started(connection, config.client, space.space_id, self.run_id) as run_id:
+            if self.run_id is None:
+                self.run_id, self.first_row_id = run_id, runs.next_row_id(connection)
+            if self.unfinished is not None:
+                self._keep(connection, self.unfinished)
+            jobs = [job_for(config, source, self.store, space, run_id) for source in config.sources]
+            for source, job in zip(config.sources, jobs, strict=True):
+                if source.name not in self.read:
+                    self._read(connection, source, job)
+            for job in jobs:
                 for piece in cut(parked_pages(connection, job), config.slices):
-                    outcomes[source.name] += store_pages(connection, job, piece.pages, target)
-            indexes = refresh_indexes(
-                connection, config, space, any(map(wrote, outcomes.values())), bar, build_index
-            )
-            quality = summarise_run(connection, config.client, run_id, space.space_id, first_row_id)
+                    self.outcomes[job.source.name] += store_pages(connection, job, piece.pages, self.target)
+            written = any(map(wrote, self.outcomes.values()))
+            indexes = refresh_indexes(connection, config, space, written, self.bar, self.build_index)
+            quality = summarise_run(connection, config.client, run_id, space.space_id, self.first_row_id)
             usage = usage_of_run(connection, run_id)
             parked = _parked(connection, owners(config))
-            if failures:
-                said = "; ".join(f"{name}: {why}" for name, why in failures.items())
+            if self.failures:
+                said = "; ".join(f"{name}: {why}" for name, why in self.failures.items())
                 runs.finish_run(connection, run_id, "failed", said)
-    return RunSummary(
-        run_id=run_id,
-        space=space,
-        duration_s=time.monotonic() - started,
-        outcomes=outcomes,
-        tokens_seen=texts["seen"],
-        tokens_truncated=texts["truncated"],
-        usage=usage,
-        quality=quality,
-        work=progress.current().since(before),
-        indexes=indexes,
-        failures=failures,
-        parked=parked,
-        moderated={name: texts[name] for name in MODERATED} if config.moderation is not None else {},
-        redacted={kind: texts[kind] for kind in KINDS if texts[kind]},
-    )
+        texts = self.texts
+        return RunSummary(
+            run_id=run_id,
+            space=space,
+            duration_s=time.monotonic() - self.started_s,
+            outcomes=self.outcomes,
+            tokens_seen=texts["seen"],
+            tokens_truncated=texts["truncated"],
+            usage=usage,
+            quality=quality,
+            work=progress.current().since(self.before),
+            indexes=indexes,
+            failures=self.failures,
+            parked=parked,
+            moderated={name: texts[name] for name in MODERATED} if config.moderation is not None else {},
+            redacted={kind: texts[kind] for kind in KINDS if texts[kind]},
+        )
+
+    def _read(self, connection: psycopg.Connection, source: Source, job: IngestJob) -> None:
+        """Store what a source has, slice by slice.
+
+        Raises:
+            PipelineError: a slice could not be stored.
+        """
+        self.outcomes.setdefault(source.name, Counter())
+        cursor = runs.load_cursor(connection, job.client, source.name, job.space.space_id, job.processing)
+        self.bar.source(source.name, None)
+        try:
+            with noted(connection, job.client, source.name, "poll"):
+                with _reading():
+                    extractor = self.build(source, self.config.client, self.config.data_dir, self.bar.waiting)
+                with closing(extractor):
+                    with _reading():
+                        self.bar.expect(extractor.estimate(cursor))  # may clone first, which is shown
+                    with closing(_slices(extractor, cursor, self.config.slices)) as pieces:
+                        for piece in pieces:
+                            self._keep(connection, run_slice(job, piece, self.target, self.bar.note))
+                            self.after_slice(connection)
+        except _Unreadable as error:
+            self.failures[source.name] = one_line(error)
+        self.read.add(source.name)
+
+    def _keep(self, connection: psycopg.Connection, stored: StoredSlice) -> None:
+        self.unfinished = stored
+        keep_slice(connection, stored)
+        self.unfinished, self.outages = None, 0
+        self.outcomes[stored.job.source.name] += stored.counts
+        self.texts += stored.texts
 
 
 def _parked(connection: psycopg.Connection, clients: Sequence[str]) -> dict[str, int]:
@@ -319,34 +399,7 @@ def _reading() -> Iterator[None]:
         raise _Unreadable(error) from error
 
 
-def _run_source(
-    connection: psycopg.Connection,
-    config: Config,
-    source: Source,
-    job: IngestJob,
-    bar: RunProgress,
-    build: BuildExtractor,
-    target: Target,
-) -> Generator[tuple[Counter[str], Counter[str]]]:
-    """Store what a source has, slice by slice; outcomes of each, and what is counted of its texts.
-
-    Raises:
-        _Unreadable: the source could not be read to its end.
-        PipelineError: a slice could not be stored.
-    """
-    cursor = runs.load_cursor(connection, job.client, source.name, job.space.space_id, job.processing)
-    bar.source(source.name, None)
-    with noted(connection, job.client, source.name, "poll"):
-        with _reading():
-            extractor = build(source, config.client, config.data_dir, bar.waiting)
-        with closing(extractor):
-            with _reading():
-                bar.expect(extractor.estimate(cursor))  # may clone first, which is shown
-            for piece in _slices(extractor, cursor, config.slices):
-                yield store_slice(connection, job, piece, target, bar.note)
-
-
-def _slices(extractor: Extractor, cursor: Cursor | None, limits: Slices) -> Iterator[Slice]:
+def _slices(extractor: Extractor, cursor: Cursor | None, limits: Slices) -> Generator[Slice]:
     with _reading():
         yield from cut(extractor.pages(cursor), limits)
 
@@ -361,22 +414,34 @@ def needs_work(connection: psycopg.Connection, job: IngestJob, pages: Sequence[P
     )
 
 
-def store_slice(
-    connection: psycopg.Connection,
-    job: IngestJob,
-    piece: Slice,
-    target: Target = HERE,
-    note: Callable[[str], None] | None = None,
-) -> tuple[Counter[str], Counter[str]]:
-    """Put a slice through the pipeline, then keep its cursor; gives outcomes, and counts of texts.
+def store_slice(connection: psycopg.Connection, job: IngestJob, piece: Slice) -> Counter[str]:
+    """Put a slice through the pipeline in this process, then keep its cursor; gives outcomes.
+
+    Raises:
+        PipelineError: of any kind; the cursor is where it was.
+    """
+    stored = run_slice(job, piece)
+    keep_slice(connection, stored)
+    return stored.counts
+
+
+def run_slice(
+    job: IngestJob, piece: Slice, target: Target = HERE, note: Callable[[str], None] | None = None
+) -> StoredSlice:
+    """Put a slice through the pipeline; its cursor is where it was.
 
     Args:
         note: told how the job stands, where the target knows.
     Raises:
-        PipelineError: of any kind; the cursor is where it was.
+        PipelineError: of any kind.
     """
     counted, texts = run_pages(piece.pages, job, target, note)
-    counts = accounted(piece.pages, counted)
+    return StoredSlice(job, piece, accounted(piece.pages, counted), texts)
+
+
+def keep_slice(connection: psycopg.Connection, stored: StoredSlice) -> None:
+    """Keep a slice's cursor and counts."""
+    job, piece = stored.job, stored.piece
     runs.commit_slice(
         connection,
         job.run_id,
@@ -385,10 +450,9 @@ def store_slice(
         job.space.space_id,
         job.processing,
         piece.cursor,
-        counts,
+        stored.counts,
     )
-    _tell(connection, job, piece.pages, counts)
-    return counts, texts
+    _tell(connection, job, piece.pages, stored.counts)
 
 
 def store_pages(

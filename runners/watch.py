@@ -288,7 +288,7 @@ class _Watch:
             runs.start_run(self._connection, look.run_id, self._config.client, self._space.space_id)
             look.recorded = True
         if given.is_poll:
-            outcomes, _ = store_slice(self._connection, job, piece)
+            outcomes = store_slice(self._connection, job, piece)
         else:
             outcomes = store_pages(self._connection, job, piece.pages)
         look.outcomes += outcomes

@@ -40,11 +40,14 @@ class RunRecord:
 
 
 @contextmanager
-def started(connection: psycopg.Connection, client: str, space_id: str) -> Iterator[UUID]:
+def started(
+    connection: psycopg.Connection, client: str, space_id: str, goes_on: UUID | None = None
+) -> Iterator[UUID]:
     """A run, for the length of the block; only one of a client at a time.
 
     Args:
-        connection: stays open for the length of the run and holds its lock.
+        connection: stays open for the length of the block and holds the client's lock.
+        goes_on: a run whose connection was lost; None begins one.
     Yields:
         The run's id. The run ends as `done`, as `interrupted` by Ctrl-C, or as `failed` by any other exception,
         unless the block has noted another end.
@@ -52,8 +55,11 @@ def started(connection: psycopg.Connection, client: str, space_id: str) -> Itera
         SetupError: another run of this client is going on.
     """
     with only_writer(connection, client):
-        run_id = uuid4()
-        start_run(connection, run_id, client, space_id)
+        run_id = goes_on or uuid4()
+        if goes_on is None:
+            start_run(connection, run_id, client, space_id)
+        else:
+            _go_on(connection, run_id)
         try:
             yield run_id
         except BaseException as error:
@@ -101,6 +107,13 @@ def start_run(connection: psycopg.Connection, run_id: UUID, client: str, space_i
         "INSERT INTO runs (run_id, client, space_id, status, started_at)"
         " VALUES (%s, %s, %s, 'running', clock_timestamp())",
         [run_id, client, space_id],
+    )
+
+
+def _go_on(connection: psycopg.Connection, run_id: UUID) -> None:
+    """It was noted as interrupted when the lock was taken again."""
+    connection.execute(
+        "UPDATE runs SET status = 'running', error = NULL, ended_at = NULL WHERE run_id = %s", [run_id]
     )
 
 
