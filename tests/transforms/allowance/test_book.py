@@ -28,6 +28,7 @@ from transforms.allowance.book import (
     settled,
     turned,
     under_way_nano,
+    usd_of,
     written_off,
 )
 from transforms.allowance.checks import Rules, crossings, refusal
@@ -53,6 +54,11 @@ def test_a_settled_request_counts_what_it_came_to_and_a_released_one_nothing() -
     assert sum(book.used["openai"].requests.values()) == 2, "providers count those they refuse, too"
     assert book.held == {}
     assert settled(book, first.reservation_id, 150, CENT) == book
+
+
+@given(st.decimals(0, 1000, places=14))
+def test_a_book_never_counts_less_than_was_spent(usd: Decimal) -> None:
+    assert usd <= usd_of(nano_of(usd)) < usd + Decimal("1e-9")
 
 
 def test_a_reservation_made_twice_is_counted_once() -> None:

@@ -127,6 +127,18 @@ def test_a_change_between_reading_and_setting_is_not_lost(
     assert redis_world.spent(client) == CENT
 
 
+def test_a_book_that_nobody_asks_for_is_dropped_by_the_server_after_the_month_it_counts(
+    redis_world: World, connection: psycopg.Connection
+) -> None:
+    client, worker = new_client(), redis_world.worker()
+    rule(connection, Budget(client=client, monthly_usd=CENT))
+    worker.release(worker.reserve(request(client)))
+    with redis.Redis.from_url(redis_world.redis_url, decode_responses=True) as server:
+        (name,) = server.scan_iter(f"*{client}")
+        left_s = server.ttl(name)
+    assert 31 < left_s / 86_400 <= 40
+
+
 def test_postgres_is_written_to_seldom(redis_world: World, connection: psycopg.Connection) -> None:
     client, worker = new_client(), redis_world.worker()
     rule(connection, Budget(client=client, monthly_usd=Decimal(1)))
