@@ -85,6 +85,8 @@ def _voyage(asked: Asked) -> tuple[int, Any]:
     texts = asked.body["input"]
     if not texts:
         return 400, {"detail": "Input cannot be an empty list."}
+    if len(texts) > 1000:
+        return 400, {"detail": "The batch size limit is 1000."}
     if any(TOO_LONG in text for text in texts) and not asked.body.get("truncation", True):
         return 400, {"detail": "The example at index 0 in your batch has too many tokens."}
     return 200, {"model": asked.body["model"], **_listed(texts, asked.body.get("output_dimension", 1024))}
@@ -107,6 +109,8 @@ def _mistral(asked: Asked) -> tuple[int, Any]:
         return 422, {"detail": [problem]}
     if any(TOO_LONG in text for text in body["input"]):
         return 400, _of_mistral("Too many tokens overall", "invalid_request_prompt", "3210")
+    if len(body["input"]) > 256:
+        return 400, _of_mistral("Too many inputs in request", "invalid_request_prompt", "3210")
     own = 1536 if "codestral" in body["model"] else 1024
     listed = _listed(body["input"], body.get("output_dimension", own))
     listed["usage"] |= {"prompt_tokens": listed["usage"]["total_tokens"], "completion_tokens": 0}
@@ -131,6 +135,8 @@ def _cohere(asked: Asked) -> tuple[int, Any]:
             return 200, {"models": [{"name": "embed-english-v3.0"}]}
         case "POST", "/v2/embed":
             body = asked.body
+            if len(body["texts"]) > 96:
+                return 400, {"message": "invalid request: at most 96 texts per call", "id": "1"}
             if any(TOO_LONG in text for text in body["texts"]) and body.get("truncate", "END") == "NONE":
                 return 400, {
                     "message": "invalid request: total number of tokens exceeds the limit",
@@ -182,6 +188,8 @@ def _gemini(asked: Asked) -> tuple[int, Any]:
     if not model.startswith("gemini-embedding"):
         return 404, of_google(404, "NOT_FOUND")
     requests = asked.body["requests"]
+    if len(requests) > 100:
+        return 400, of_google(400, "INVALID_ARGUMENT")
     assert all(request["model"] == f"models/{model}" for request in requests)
     texts = [request["content"]["parts"][0]["text"] for request in requests]
     vectors = [
