@@ -6,9 +6,10 @@ Every function returns documents in order, each with its best chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ import psycopg
 from psycopg import sql
 
 from transforms.sinks.faiss_index import OpenIndex, search_index
-from transforms.spaces import chunk_table
+from transforms.spaces import chunk_table, chunks_by_words
 
 CHUNKS_PER_DOCUMENT = 3
 """Chunks asked for at first for each document wanted, since several may be of one document."""
@@ -154,38 +155,64 @@ def by_words(connection: psycopg.Connection, scope: Scope, query: str, limit: in
     in a chunk is had from `ts_rank`: for one word and weights of 1 that is the sum of 1/j^2 for j up to the
     frequency, over pi^2/6, and what is missing to 1 is 1/(frequency + 1/2) over pi^2/6, nearly.
     """
-    frequencies = _frequencies(connection, scope, query)
+    words = _words(connection, query)
+    lookup = _lookup(connection, scope)
+    frequencies = _frequencies(connection, lookup, words)
     rare, common = split_by_rarity(frequencies)
-    if not rare:
-        return []
+    score = _scorer(connection, scope, lookup, frequencies)
+    while rare:
+        found = _documents(partial(score, rare, common), limit)
+        if found:
+            return found
+        rare, common = (
+            common[:1],
+            common[1:],
+        )  # those stand in chunks of others, or that the filters leave out
+    return []
+
+
+def _scorer(
+    connection: psycopg.Connection, scope: Scope, lookup: _Lookup, frequencies: Mapping[str, int]
+) -> Callable[[Sequence[str], Sequence[str], int], list[Candidate]]:
+    """Gives (rare, common, wanted) -> that many chunks with rare words, best by all words first."""
     chunks, mean_tokens = _corpus(connection, scope)
     join, conditions, parameters = _conditions(scope)
     statement = sql.SQL(_BM25).format(
-        table=chunk_table(scope.space_id), gain=_GAIN, times=_TIMES, join=join, conditions=conditions
+        table=chunk_table(scope.space_id),
+        chunks=lookup.chunks,
+        has_word=lookup.has_word,
+        gain=_GAIN,
+        times=_TIMES,
+        join=join,
+        conditions=conditions,
     )
-    parameters |= {
-        "k1": K1,
-        "b": B,
-        "mean_tokens": mean_tokens,
-        "rare": [_as_tsquery(word) for word in rare],
-        "rare_idfs": [inverse_document_frequency(frequencies[word], chunks) for word in rare],
-        "common": [_as_tsquery(word) for word in common],
-        "common_idfs": [inverse_document_frequency(frequencies[word], chunks) for word in common],
-    }
 
-    def matching(wanted: int) -> list[Candidate]:
-        rescored = max(MAX_RESCORED, wanted)
-        rows = connection.execute(statement, {**parameters, "wanted": wanted, "rescored": rescored})
-        return [Candidate(*row) for row in rows]
+    def idfs(words: Sequence[str]) -> list[float]:
+        return [inverse_document_frequency(frequencies[word], chunks) for word in words]
 
-    return _documents(matching, limit)
+    def score(rare: Sequence[str], common: Sequence[str], wanted: int) -> list[Candidate]:
+        lookup.say(connection, rare)
+        given = {
+            "k1": K1,
+            "b": B,
+            "mean_tokens": mean_tokens,
+            "rare": [_as_tsquery(word) for word in rare],
+            "rare_idfs": idfs(rare),
+            "common": [_as_tsquery(word) for word in common],
+            "common_idfs": idfs(common),
+            "wanted": wanted,
+            "rescored": max(MAX_RESCORED, wanted),
+        }
+        return [Candidate(*row) for row in connection.execute(statement, parameters | given)]
+
+    return score
 
 
 _BM25 = """
     WITH found AS (
         SELECT c.row_id, sum({gain}) AS score
-        FROM unnest(%(rare)s::tsquery[], %(rare_idfs)s::float8[]) AS q (word, idf)
-        JOIN {table} AS c ON c.search @@ q.word CROSS JOIN LATERAL {times} AS t (tf){join}
+        FROM unnest(%(rare)s::tsquery[], %(rare_idfs)s::float8[]) WITH ORDINALITY AS q (word, idf, place)
+        JOIN {chunks} AS c ON {has_word} CROSS JOIN LATERAL {times} AS t (tf){join}
         WHERE {conditions}
         GROUP BY c.row_id ORDER BY score DESC, c.row_id LIMIT %(rescored)s
     )
@@ -247,16 +274,55 @@ def split_by_rarity(frequencies: Mapping[str, int]) -> tuple[list[str], list[str
     return rare, common
 
 
-def _frequencies(connection: psycopg.Connection, scope: Scope, query: str) -> dict[str, int]:
-    """Each of the query's words, stemmed, and how many chunks of the space have it, whosever they are."""
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """How chunks with a word are found.
+
+    Args:
+        chunks: what they are read from, as `c`.
+        has_word: whether `c` has the word `q`, which is the `place`-th of those last said.
+        is_told: whether `chunks` has to be told the words beforehand.
+    """
+
+    chunks: sql.Composable
+    has_word: sql.Composable
+    is_told: bool
+
+    def say(self, connection: psycopg.Connection, words: Sequence[str]) -> None:
+        """These are looked for from now on, until the transaction ends."""
+        if self.is_told:
+            connection.execute(
+                "SELECT set_config('headrace.words', %s::tsquery[]::text, true)",
+                [list(map(_as_tsquery, words))],
+            )
+
+
+def _lookup(connection: psycopg.Connection, scope: Scope) -> _Lookup:
+    """In the space's index of words; for a role under row security, which may not ask that, in its client's own."""
+    row = connection.execute(
+        "SELECT row_security_active(%s)", [chunk_table(scope.space_id).as_string(connection)]
+    ).fetchone()
+    if row == (True,):
+        view = chunks_by_words(scope.space_id, scope.client)
+        return _Lookup(view, sql.SQL("c.place = q.place"), is_told=True)
+    return _Lookup(chunk_table(scope.space_id), sql.SQL("c.search @@ q.word"), is_told=False)
+
+
+def _words(connection: psycopg.Connection, query: str) -> list[str]:
+    """The query's words, stemmed."""
     row = connection.execute(
         "SELECT tsvector_to_array(to_tsvector('english', %s))", (query[:MAX_QUERY_CHARS],)
     ).fetchone()
-    words: list[str] = row[0][:MAX_WORDS] if row else []
+    return row[0][:MAX_WORDS] if row else []
+
+
+def _frequencies(connection: psycopg.Connection, lookup: _Lookup, words: Sequence[str]) -> dict[str, int]:
+    """How many chunks have each word, of all that we may see."""
+    lookup.say(connection, words)
     statement = sql.SQL(
-        "SELECT (SELECT count(*) FROM (SELECT FROM {} WHERE search @@ q.word LIMIT %s) AS matching)"
+        "SELECT (SELECT count(*) FROM (SELECT FROM {} AS c WHERE {} LIMIT %s) AS matching)"
         " FROM unnest(%s::tsquery[]) WITH ORDINALITY AS q (word, place) ORDER BY place"
-    ).format(chunk_table(scope.space_id))
+    ).format(lookup.chunks, lookup.has_word)
     counts = connection.execute(statement, (MAX_MATCHES, [_as_tsquery(word) for word in words]))
     return {word: count for word, (count,) in zip(words, counts, strict=True)}
 

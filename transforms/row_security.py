@@ -7,6 +7,8 @@ The owner of the tables, as whom headrace runs, is under no policy and pays noth
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -48,14 +50,19 @@ class Reader:
     granted_at: datetime
 
 
+def words_view(table: str, client: str) -> str:
+    """Name of the view by which readers of a client look up words in a table of chunks.
+
+    It has the chunks with each word of the setting `headrace.words`, a `tsquery[]`, and the word's `place` in it.
+    """
+    return f"{table}_{hashlib.sha256(client.encode()).hexdigest()[:16]}"
+
+
 def protect_chunks(connection: psycopg.Connection, table: str) -> None:
     """Let a new table of chunks have the policy of the others, and every reader the right to ask it."""
     connection.execute("SELECT headrace_protect(quote_ident(%s)::regclass)", [table])
-    roles = connection.execute(
-        "SELECT DISTINCT rolname FROM client_readers JOIN pg_roles ON oid = reader ORDER BY rolname"
-    )
-    for (role,) in roles.fetchall():
-        connection.execute(_grant("SELECT", table, role))
+    for reader in readers(connection):
+        _open_chunks(connection, table, reader.client, reader.role)
 
 
 def readers(connection: psycopg.Connection) -> list[Reader]:
@@ -70,6 +77,8 @@ def readers(connection: psycopg.Connection) -> list[Reader]:
 def grant_reader(connection: psycopg.Connection, role: str, client: str) -> bool:
     """Let a role read a client's rows; a role that is not there yet is made, without a password.
 
+    The first grant of a client builds an index of its words: nothing is written to its chunks meanwhile.
+
     Returns:
         Whether the role was made now.
     Raises:
@@ -81,7 +90,7 @@ def grant_reader(connection: psycopg.Connection, role: str, client: str) -> bool
         _check_client(connection, client)
         made = _make_role(connection, role)
         _check_powers(connection, role)
-        _forget_dropped(connection)
+        forgotten = _forget_dropped(connection)
         connection.execute(
             "INSERT INTO client_readers (reader, client) SELECT oid, %s FROM pg_roles WHERE rolname = %s"
             " ON CONFLICT DO NOTHING",
@@ -90,8 +99,12 @@ def grant_reader(connection: psycopg.Connection, role: str, client: str) -> bool
         connection.execute(
             "INSERT INTO change_channels (client) VALUES (%s) ON CONFLICT DO NOTHING", [client]
         )
-        for table in (*READABLE, *_chunk_tables(connection)):
+        _close_unread(connection, forgotten)
+        for table in READABLE:
             connection.execute(_grant("SELECT", table, role))
+        connection.execute("SET LOCAL statement_timeout = 0")  # an index is built
+        for table in _chunk_tables(connection):
+            _open_chunks(connection, table, client, role)
         # Its own searches are noted by an upsert, which asks for both; no policy lets it update any row.
         connection.execute(_grant("INSERT, UPDATE", "ai_usage_tracking", role))
     return made
@@ -112,11 +125,34 @@ def revoke_reader(connection: psycopg.Connection, role: str, client: str) -> Non
         if not gone.rowcount:
             raise UnknownName(f"role {role!r} does not read client {client!r}: see `headrace readers list`")
         connection.execute("DELETE FROM change_channels WHERE client = %s", [client])
+        chunks = _chunk_tables(connection)
+        for table in chunks:
+            connection.execute(_revoke(words_view(table, client), role))
+        _close_unread(connection, [client])
         if not any(reader.role == role for reader in readers(connection)):
-            for table in (*READABLE, *_chunk_tables(connection)):
-                connection.execute(
-                    sql.SQL("REVOKE ALL ON {} FROM {}").format(sql.Identifier(table), sql.Identifier(role))
-                )
+            for table in (*READABLE, *chunks):
+                connection.execute(_revoke(table, role))
+
+
+def _open_chunks(connection: psycopg.Connection, table: str, client: str, role: str) -> None:
+    """Let a role ask a table of chunks, and look up words in those of a client."""
+    connection.execute("SELECT headrace_open_words(quote_ident(%s)::regclass, %s)", [table, client])
+    for name in (table, words_view(table, client)):
+        connection.execute(_grant("SELECT", name, role))
+
+
+def _close_unread(connection: psycopg.Connection, clients: Collection[str]) -> None:
+    """Drop the indexes of words of those clients that nobody reads any more."""
+    read = {reader.client for reader in readers(connection)}
+    for client in set(clients) - read:
+        for table in _chunk_tables(connection):
+            view = words_view(table, client)
+            connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(view)))
+            connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(f"{view}_words")))
+
+
+def _revoke(table: str, role: str) -> sql.Composed:
+    return sql.SQL("REVOKE ALL ON {} FROM {}").format(sql.Identifier(table), sql.Identifier(role))
 
 
 def _grant(right: str, table: str, role: str) -> sql.Composed:
@@ -194,6 +230,9 @@ def _check_powers(connection: psycopg.Connection, role: str) -> None:
             )
 
 
-def _forget_dropped(connection: psycopg.Connection) -> None:
-    """Roles that are no more; their numbers may be given to others one day."""
-    connection.execute("DELETE FROM client_readers WHERE reader NOT IN (SELECT oid FROM pg_roles)")
+def _forget_dropped(connection: psycopg.Connection) -> list[str]:
+    """Forget roles that are no more: their numbers may be given to others one day. Gives whom they read."""
+    gone = connection.execute(
+        "DELETE FROM client_readers WHERE reader NOT IN (SELECT oid FROM pg_roles) RETURNING client"
+    )
+    return [client for (client,) in gone.fetchall()]

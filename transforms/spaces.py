@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from schemas.errors import DimensionMismatch, UnknownName
 from schemas.spaces import EmbeddingSpace
-from transforms.row_security import SETUP_LOCK, protect_chunks
+from transforms.row_security import SETUP_LOCK, protect_chunks, words_view
 
 VectorType = Literal["vector", "halfvec"]
 VALUE_BYTES = {"vector": 4, "halfvec": 2}
@@ -44,6 +44,15 @@ def _chunk_table_name(space_id: str) -> str:
     if not _SPACE_ID.fullmatch(space_id):
         raise UnknownName(f"embedding space {space_id!r}: expected 16 hex digits, as `headrace status` shows")
     return f"chunks_{space_id}"
+
+
+def chunks_by_words(space_id: str, client: str) -> sql.Identifier:
+    """The view by which readers of a client look up words in a space: see `row_security.words_view`.
+
+    Raises:
+        UnknownName: `space_id` is not 16 hex digits.
+    """
+    return sql.Identifier(words_view(_chunk_table_name(space_id), client))
 
 
 def register_space(

@@ -256,6 +256,17 @@ def test_a_commoner_word_is_scored_even_when_it_brings_no_candidates(
     assert both.score > rare.score
 
 
+def test_a_commoner_word_brings_candidates_where_the_rare_ones_are_all_out_of_scope(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "MAX_MATCHES", 1)
+    for number in range(3):
+        write(place.connection, document(f"TIDE-{number}", "Tides of the river"))
+    filters = SearchFilters(project="TIDE")
+    found = place.hits("E4711 camera river", mode="text", filters=filters)
+    assert {hit.key for hit in found} == {"TIDE-0", "TIDE-1", "TIDE-2"}
+
+
 def test_the_score_by_words_is_bm25(place: Place) -> None:
     write(place.connection, document("TIDE-1", "tide tide tide tide tide and nothing else"))
     scope, _ = find_scope(place.connection, "acme")

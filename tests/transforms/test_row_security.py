@@ -16,19 +16,23 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from pipelines import candidates
+from pipelines.candidates import Scope, by_words
 from schemas.errors import SetupError, UnknownName
 from schemas.outcomes import Outcome
 from tests.transforms.test_spaces import OTHER, SPACE
 from tests.transforms.test_usage import event
+from transforms.migrate import migrate
 from transforms.notify import CHANNEL, Change, announce
 from transforms.postgres import Store
-from transforms.row_security import READABLE, grant_reader, readers, revoke_reader
-from transforms.spaces import register_space
+from transforms.row_security import READABLE, grant_reader, readers, revoke_reader, words_view
+from transforms.spaces import chunk_table, chunks_by_words, register_space
 from transforms.usage import write_usage
 from transforms.usage_sums import refresh_daily_usage
 
 CHUNKS = f"chunks_{SPACE.space_id}"
 CLIENTS = ("acme", "globex")
+WORDS = words_view(CHUNKS, "acme")
 _numbers = count()
 
 
@@ -53,8 +57,8 @@ def filled(connection: psycopg.Connection) -> psycopg.Connection:
     return connection
 
 
-def store_document(connection: psycopg.Connection, client: str) -> None:
-    document_id = uuid4()
+def store_document(connection: psycopg.Connection, client: str, text: str = "", chunks: int = 1) -> None:
+    document_id, text = uuid4(), text or f"secret of {client}"
     connection.execute(
         "INSERT INTO documents (document_id, client, source, kind, native_id, updated_at, observed_at,"
         " payload_digest, title) VALUES (%s, %s, 'jira', 'issue', '1', now(), now(), '', %s)",
@@ -63,9 +67,9 @@ def store_document(connection: psycopg.Connection, client: str) -> None:
     connection.execute(
         sql.SQL(
             "INSERT INTO {} (document_id, ordinal, client, text, text_hash, start_char, end_char, tokens, embedding)"
-            " VALUES (%s, 0, %s, %s, '', 0, 1, 1, '[1,0,0,0]')"
+            " SELECT %s, n, %s, %s, '', 0, 1, 1, '[1,0,0,0]' FROM generate_series(0, %s - 1) AS n"
         ).format(sql.Identifier(CHUNKS)),
-        [document_id, client, f"secret of {client}"],
+        [document_id, client, text, chunks],
     )
     connection.execute(
         "INSERT INTO indexed_documents (space_id, document_id, fingerprint, chunks, tokens_seen, tokens_embedded,"
@@ -97,10 +101,11 @@ def clients_seen(connection: psycopg.Connection, table: str) -> set[str]:
     return {client for (client,) in rows.fetchall()}
 
 
-def tables(connection: psycopg.Connection, condition: str) -> set[str]:
+def tables(connection: psycopg.Connection, condition: str, kinds: str = "rpf") -> set[str]:
+    """Tables of ours, partitioned and foreign ones too; `vm` are views and materialised views."""
     found = connection.execute(
-        "SELECT relname FROM pg_class AS c WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'"
-        f" AND relname !~ '^_?yoyo' AND {condition}"
+        "SELECT relname FROM pg_class AS c WHERE relnamespace = current_schema()::regnamespace"
+        f" AND strpos('{kinds}', relkind::text) > 0 AND relname !~ '^_?yoyo' AND {condition}"
     )
     return {name for (name,) in found.fetchall()}
 
@@ -128,8 +133,11 @@ def test_a_reader_sees_its_client_alone_in_every_table_and_view(
     assert grant_reader(filled, role, "acme")
     refused = 0
     with connected(database, role) as reader:
-        for table in sorted(tables(filled, HAS_CLIENT) | {"ai_usage_daily", "client_usage_daily"}):
-            if table in READABLE or table == CHUNKS:
+        views = tables(filled, HAS_CLIENT, "vm")
+        assert views == {"ai_usage_daily", "client_usage_daily", WORDS}
+        reader.execute("SET headrace.words = '{secret}'")
+        for table in sorted(tables(filled, HAS_CLIENT) | views):
+            if table in (*READABLE, CHUNKS, WORDS):
                 assert clients_seen(reader, table) == {"acme"}, table
             else:
                 refused += 1
@@ -163,6 +171,8 @@ TRICKS = [
     "INSERT INTO client_readers SELECT reader, 'globex' FROM client_readers",
     "UPDATE client_readers SET client = 'globex'",
     "SELECT headrace_protect('documents')",
+    "SELECT headrace_open_words('documents', 'globex')",
+    "SET headrace.words = '{{secret,globex}}'",
     "GRANT {owner} TO CURRENT_USER",
     "CREATE TABLE client_readers (reader regrole, client text)",
     "CREATE FUNCTION public.pg_has_role(regrole, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
@@ -210,13 +220,19 @@ def test_a_function_in_a_condition_is_not_shown_other_rows(
         )
         told: list[str] = []
         reader.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
-        for column, table in (("title", "documents"), ("text", CHUNKS), ("client", "client_usage_daily")):
+        reader.execute("SET headrace.words = '{secret}'")
+        for column, table in (
+            ("title", "documents"),
+            ("text", CHUNKS),
+            ("client", "client_usage_daily"),
+            ("search::text", WORDS),
+        ):
             reader.execute(
                 sql.SQL("SELECT count(*) FROM {} WHERE pg_temp.tell({})").format(
-                    sql.Identifier(table), sql.Identifier(column)
+                    sql.Identifier(table), sql.SQL(column)
                 )
             )
-    assert told == ["secret of acme", "secret of acme", "acme"]
+    assert told == ["secret of acme", "secret of acme", "acme", "'acm':3 'secret':1"]
 
 
 def test_the_planners_statistics_are_not_shown_to_a_reader(
@@ -258,8 +274,12 @@ def test_a_role_without_a_grant_of_headrace_sees_nothing_even_with_one_of_postgr
     filled.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
     filled.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(name))
     filled.execute(sql.SQL("REVOKE SELECT ON ai_usage_daily FROM {}").format(name))
+    register_space(filled, OTHER, "vector", "acme")
+    grant_reader(filled, role, "acme")  # and what it opened is left open by a careless hand
+    filled.execute("DELETE FROM client_readers")
     with connected(database, role) as reader:
-        for table in tables(filled, "true"):
+        reader.execute("SET headrace.words = '{secret}'")
+        for table in tables(filled, "true", "rpfv"):
             assert reader.execute(sql.SQL("SELECT FROM {}").format(sql.Identifier(table))).fetchall() == []
 
 
@@ -280,6 +300,135 @@ def test_a_space_that_is_made_later_is_seen_through_its_policy(
         )
     with connected(database, role) as reader:
         assert clients_seen(reader, table) == {"acme"}
+        view = sql.Identifier(words_view(table, "acme"))
+        assert reader.execute(sql.SQL("SELECT FROM {}").format(view)).fetchall() == []
+
+
+def words_found(connection: psycopg.Connection, client: str, words: str) -> list[str]:
+    """Texts of the chunks that a client's view of words gives."""
+    connection.execute("SELECT set_config('headrace.words', %s, false)", [words])
+    rows = connection.execute(
+        sql.SQL("SELECT text FROM {} JOIN {} USING (row_id) ORDER BY place, row_id").format(
+            chunks_by_words(SPACE.space_id, client), chunk_table(SPACE.space_id)
+        )
+    )
+    return [text for (text,) in rows.fetchall()]
+
+
+def test_words_are_looked_up_in_a_readers_own_chunks_alone(
+    filled: psycopg.Connection, database: Store, role: str
+) -> None:
+    grant_reader(filled, role, "acme")
+    with connected(database, role) as reader:
+        assert words_found(reader, "acme", "{secret}") == ["secret of acme"]
+        assert words_found(reader, "acme", "{secret,acm}") == ["secret of acme"] * 2
+        assert words_found(reader, "acme", "{globex}") == []
+        assert words_found(reader, "acme", "") == []
+        with pytest.raises(psycopg.errors.UndefinedTable):  # nobody reads globex
+            words_found(reader, "globex", "{secret}")
+        filled.execute("INSERT INTO client_readers (reader, client) VALUES (CURRENT_USER::regrole, 'globex')")
+        filled.execute("SELECT headrace_open_words(%s::regclass, 'globex')", [CHUNKS])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            words_found(reader, "globex", "{secret}")
+        filled.execute(
+            sql.SQL("GRANT SELECT ON {} TO {}").format(
+                chunks_by_words(SPACE.space_id, "globex"), sql.Identifier(role)
+            )
+        )
+        assert words_found(reader, "globex", "{secret}") == []
+        grant_reader(filled, role, "globex")
+        assert words_found(reader, "globex", "{secret}") == ["secret of globex"]
+        assert words_found(reader, "acme", "{secret}") == ["secret of acme"]
+
+
+@pytest.mark.parametrize("scans", ["on", "off"])
+def test_what_a_word_costs_does_not_tell_a_reader_whether_others_use_it(
+    scans: str, filled: psycopg.Connection, database: Store, role: str
+) -> None:
+    grant_reader(filled, role, "acme")
+    for client in CLIENTS:
+        store_document(filled, client, f"much more of {client}", chunks=2000)
+    filled.execute("ANALYZE")
+    with connected(database, role) as reader:
+        reader.execute(f"SET enable_seqscan = {scans}")
+
+        def plan(word: str) -> str:
+            reader.execute("SELECT set_config('headrace.words', %s, false)", [f"{{{word}}}"])
+            lines = reader.execute(
+                sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF, BUFFERS OFF) SELECT FROM {}").format(
+                    chunks_by_words(SPACE.space_id, "acme")
+                )
+            )
+            return "\n".join(line for (line,) in lines.fetchall())
+
+        assert plan("globex") == plan("nobodys")
+        assert f"{WORDS}_words" in plan("secret")
+        assert f"{CHUNKS}_search" not in plan("secret")
+
+
+def test_a_reader_searches_by_words_through_its_own_index_and_finds_what_the_owner_does(
+    filled: psycopg.Connection, database: Store, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant_reader(filled, role, "acme")
+    for number in range(20):
+        store_document(filled, "acme", f"gate {number}" if number % 3 else "secret gate")
+    monkeypatch.setattr(
+        candidates, "MAX_MATCHES", 3
+    )  # the rare word brings candidates, the common one scores
+    scope = Scope(SPACE.space_id, "vector", "acme")
+
+    def found(connection: psycopg.Connection) -> list[tuple[int, str]]:
+        with connection.transaction():
+            connection.execute("SET TRANSACTION READ ONLY")
+            given = by_words(connection, scope, "gates and it's a 'quote' of nothing, secrets", 50)
+        return sorted((one.row_id, str(one.document_id)) for one in given)
+
+    with connected(database, role) as reader:
+        assert candidates._lookup(reader, scope).is_told
+        assert not candidates._lookup(filled, scope).is_told
+        assert found(reader) == found(filled)
+        assert len(found(reader)) == 20
+
+
+def indexes_of_words(connection: psycopg.Connection) -> set[str]:
+    rows = connection.execute(
+        "SELECT relname FROM pg_class WHERE relname ~ '^chunks_.*_words$' AND relkind = 'i'"
+    )
+    return {name for (name,) in rows.fetchall()}
+
+
+def test_an_index_of_words_lives_as_long_as_somebody_reads_its_client(
+    filled: psycopg.Connection, role: str
+) -> None:
+    second = f"{role}_b"
+    try:
+        for name in (role, second):
+            grant_reader(filled, name, "acme")
+        assert indexes_of_words(filled) == {f"{WORDS}_words"}
+        revoke_reader(filled, role, "acme")
+        assert indexes_of_words(filled) == {f"{WORDS}_words"}
+        revoke_reader(filled, second, "acme")
+        assert indexes_of_words(filled) == set()
+        assert tables(filled, "relname ~ '^chunks'", "v") == set()
+        grant_reader(filled, second, "acme")
+        filled.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(second)))
+    finally:
+        filled.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(second)))
+    grant_reader(filled, role, "globex")
+    assert indexes_of_words(filled) == {f"{words_view(CHUNKS, 'globex')}_words"}
+
+
+def test_readers_of_before_have_their_words_after_the_migration(
+    filled: psycopg.Connection, database: Store, role: str
+) -> None:
+    grant_reader(filled, role, "acme")
+    filled.execute(sql.SQL("DROP VIEW {}").format(chunks_by_words(SPACE.space_id, "acme")))
+    filled.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(f"{WORDS}_words")))
+    filled.execute("DROP FUNCTION headrace_open_words")
+    filled.execute("DELETE FROM _yoyo_migration WHERE migration_id = '0012_reader_words'")
+    assert migrate(filled) == ["0012_reader_words"]
+    with connected(database, role) as reader:
+        assert words_found(reader, "acme", "{secret}") == ["secret of acme"]
 
 
 def test_a_reader_notes_its_own_searches_and_nothing_else(
