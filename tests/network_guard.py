@@ -1,7 +1,7 @@
 """No test reaches anything but this machine: a name looked up, or a connection made, elsewhere fails the test.
 
-An audit hook sees what this process's Python does, whichever library asks; it cannot be taken away again. Programs
-started by tests inherit no key of a provider.
+An audit hook sees what this process's Python does, whichever library asks; it cannot be taken away again. It does not
+see what C does by itself (libpq, git, other programs): those inherit no key of a provider, and so cannot spend.
 """
 
 from __future__ import annotations
@@ -41,11 +41,18 @@ def without_keys(environment: MutableMapping[str, str]) -> None:
         del environment[name]
 
 
+ADDRESSED = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1}
+"""Events whose argument there is an address: (host, port, ...), a path, or None on a connected socket."""
+
+LOOKED_UP = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
+"""Events whose first argument is a name."""
+
+
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "socket.connect":
-        address = arguments[1]
+    if event in ADDRESSED:
+        address = arguments[ADDRESSED[event]]
         host = address[0] if isinstance(address, tuple) else None
-    elif event == "socket.getaddrinfo":
+    elif event in LOOKED_UP:
         host = arguments[0]
     else:
         return

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import product
 
 import httpx
 import pytest
@@ -36,13 +39,56 @@ def _by_socket(host: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("reach", [_by_httpx, _by_asyncio, _by_socket])
-@pytest.mark.parametrize("host", [*PAID, "192.0.2.1", "2001:db8::1"])
+def _by_connect_ex(host: str) -> None:
+    with socket.socket(_family(host)) as tcp:
+        tcp.settimeout(1)
+        tcp.connect_ex((host, 443))
+
+
+def _by_datagram(host: str) -> None:
+    with socket.socket(_family(host), socket.SOCK_DGRAM) as udp:
+        udp.sendto(b"", (host, 443))
+
+
+def _by_message(host: str) -> None:
+    with socket.socket(_family(host), socket.SOCK_DGRAM) as udp:
+        udp.sendmsg([b""], [], 0, (host, 443))
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+ADDRESSES = ("192.0.2.1", "2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("reach", "host"),
+    [
+        *product([_by_httpx, _by_asyncio, _by_socket], (*PAID, *ADDRESSES)),
+        *product([_by_connect_ex, _by_datagram, _by_message], ADDRESSES),
+    ],
+)
 def test_reaching_for_a_paid_endpoint_fails_the_test(reach: Callable[[str], None], host: str) -> None:
     with pytest.raises(Elsewhere):
         reach(host)
     assert host in network_guard.attempts
     network_guard.attempts.clear()  # or this test would fail
+
+
+@pytest.mark.parametrize("ask", [socket.gethostbyname, socket.gethostbyname_ex, socket.gethostbyaddr])
+def test_a_name_that_is_looked_up_alone_fails_the_test(ask: Callable[[str], object]) -> None:
+    with pytest.raises(Elsewhere):
+        ask(PAID[0])
+    assert network_guard.attempts == [PAID[0]]
+    network_guard.attempts.clear()
+
+
+def test_a_program_that_a_test_starts_has_no_key() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import os; print(*os.environ)"], capture_output=True, text=True
+    )
+    assert not [name for name in said.stdout.split() if name.endswith(network_guard.KEYS)]
 
 
 def test_no_key_of_a_provider_is_in_the_environment() -> None:
