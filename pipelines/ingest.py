@@ -32,6 +32,7 @@ from transforms.changes import SkipUnchanged
 from transforms.chunk import ChunkDocuments, chunking_settings
 from transforms.embed import EmbedChunks
 from transforms.moderate import ModerateDocuments, moderation_settings
+from transforms.outcomes import OfRun
 from transforms.postgres import Store
 from transforms.providers.metering import Account
 from transforms.quality import CheckVectors
@@ -47,6 +48,7 @@ class IngestJob:
     Args:
         source: whose records these are, and how their text is taken.
         client: who owns the documents and pays.
+        endless: no driver reads the runner's counters when it has ended: outcomes are added to the run's at once.
     """
 
     source: SourceSettings
@@ -60,6 +62,12 @@ class IngestJob:
     privacy: Privacy
     allowance: AllowanceSettings = field(default_factory=AllowanceSettings)
     moderation: Moderation | None = None
+    endless: bool = False
+
+    @property
+    def kept(self) -> OfRun | None:
+        """Where outcomes are added, if at once."""
+        return OfRun(self.run_id, self.source.name) if self.endless else None
 
     @property
     def redacts(self) -> bool:
@@ -121,7 +129,9 @@ def ingest(
     gone = read | "Tombstones" >> beam.FlatMap(lambda page: page.tombstones)
     unreadable = read | "Unreadable" >> beam.FlatMap(lambda page: page.dead_letters)
 
-    changed = records | "SkipUnchanged" >> SkipUnchanged(job.store, job.space.space_id, job.processing)
+    changed = records | "SkipUnchanged" >> SkipUnchanged(
+        job.store, job.space.space_id, job.processing, job.kept
+    )
     extracted = changed | "Extract" >> ExtractDocuments(job.source)
     redacted = extracted.documents | "Redact" >> RedactDocuments(job.redacts)
     chunked = redacted.documents | "Chunk" >> ChunkDocuments(job.chunking, job.model)
@@ -144,9 +154,9 @@ def ingest(
     checked = embedded.batches | "CheckVectors" >> CheckVectors(job.space)
 
     checked.batches | "WritePgvector" >> WriteToPgvector(
-        job.store, job.processing, job.run_id, job.redacts_letters
+        job.store, job.processing, job.run_id, job.redacts_letters, job.kept
     )
-    gone | "DeleteDocuments" >> DeleteFromPgvector(job.store, job.run_id)
+    gone | "DeleteDocuments" >> DeleteFromPgvector(job.store, job.run_id, job.kept)
     embedded.usage | "WriteUsage" >> WriteUsage(job.store)
     checked.reports | "WriteQuality" >> WriteQuality(job.store, job.client, job.run_id, job.space.space_id)
 
@@ -160,7 +170,7 @@ def ingest(
         checked.dead_letters,
     )
     letters = refused | "DeadLetters" >> beam.Flatten()
-    letters | "WriteDeadLetters" >> WriteDeadLetters(job.store, job.redacts_letters)
+    letters | "WriteDeadLetters" >> WriteDeadLetters(job.store, job.redacts_letters, job.kept)
 
     coded(Page, read)
     coded(Records, records)

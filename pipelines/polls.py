@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -35,9 +36,10 @@ from extractors.rounds import Place
 from pipelines.ingest import IngestJob, ingest
 from schemas.documents import BEGINNING
 from schemas.errors import PartUnread, RateLimited
+from schemas.outcomes import SKIPPED_PREFIX
 from schemas.sources import SourceSettings
 from transforms import runs
-from transforms.session_fn import SessionFn
+from transforms.outcomes import CountingFn
 from transforms.source_states import note_polled, one_line
 
 NAMESPACE = "headrace.sources"
@@ -159,7 +161,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class PollFn(SessionFn):
+class PollFn(CountingFn):
     """Impulse -> pages of a source, without end.
 
     Args:
@@ -175,7 +177,7 @@ class PollFn(SessionFn):
         build: Build = build_extractor,  # type: ignore[assignment]  # takes the union of all settings
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        super().__init__(job.store)
+        super().__init__(job.store, job.kept)
         self._job = job
         self._processing = job.processing
         self._data_dir = data_dir
@@ -242,6 +244,7 @@ class PollFn(SessionFn):
             place = place.after(page)
             if not tracker.try_claim(place):
                 return place
+            self.count({f"{SKIPPED_PREFIX}{why}": records for why, records in page.skipped.items()})
             if page.read:
                 yield TimestampedValue(page, _event_time(page, place, watermark))
             if self._now() >= enough_at and place.cursor != began.cursor:  # the next bundle begins elsewhere
@@ -344,4 +347,4 @@ class FollowSource(beam.PTransform):  # type: ignore[misc]
 def build(pipeline: beam.Pipeline, jobs: Sequence[IngestJob], data_dir: Path) -> None:
     """Wire the steps for sources, each with a branch of its own: one that is slow holds up no other."""
     for job in jobs:
-        pipeline | job.source.name >> FollowSource(job, data_dir)
+        pipeline | job.source.name >> FollowSource(replace(job, endless=True), data_dir)

@@ -16,17 +16,15 @@ from uuid import UUID, uuid4
 
 import apache_beam as beam
 import grpc
-import orjson
 import psycopg
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
-from psycopg import sql
 
 from pipelines.ingest import IngestJob
 from pipelines.polls import build
-from runners import flink, flink_rest
+from runners import flink
 from runners.direct import original_error
-from runners.slices import job_for, register_clients
+from runners.slices import job_for, owner_of, register_clients, wrote
 from runners.targets import Runner, Target, opened
 from runners.watch import News, OpenPolls
 from schemas.config import Config
@@ -35,18 +33,18 @@ from schemas.errors import BadConfig, ClusterUnreachable, JobFailed, JobRefused,
 from schemas.outcomes import Outcome
 from transforms import runs
 from transforms.embedders.models import space_of
-from transforms.notify import CHANNEL
 from transforms.postgres import Store
 from transforms.source_states import note_changed
 
 FOR_FLINK = ("--max_bundle_size=1",)
 """A poll is one element: its rows are to be written when it ends, not a second later."""
-CANCEL_TIMEOUT_S = 60.0
+SAVEPOINT = "--savepoint_path="
 ROUNDS_OF_A_JOB = 10_000
-"""On Flink: Beam 2.62 keeps a kilobyte of state for each time that a source was put off (its issue 27648)."""
+"""On Flink: Beam 2.62 names a state anew each time that a source is put off, and a checkpoint lists every name that
+there ever was, at a kilobyte each (its issue 27648)."""
 SHORTEST_LIFE_S = 3600.0
 LONGEST_LIFE_S = 86_400.0
-CHANGES = (Outcome.NEW, Outcome.CHANGED, Outcome.DELETED)
+TOLD = (Outcome.NEW, Outcome.CHANGED, Outcome.DELETED, Outcome.DEAD_LETTERED)
 
 
 @contextmanager
@@ -81,7 +79,7 @@ def cancel_jobs(config: Config) -> int:
     """Cancel the streaming jobs of a client on the Flink cluster: one's own, or what a killed watcher left.
 
     The caller holds the client's lock, so nobody else watches them. Nothing is lost: the next job goes on from the
-    stored cursors. Beam's job server is not asked: told to cancel, it leaves the job running (2.62).
+    stored cursors.
 
     Returns:
         How many there were.
@@ -89,13 +87,7 @@ def cancel_jobs(config: Config) -> int:
         ClusterUnreachable: no Flink answers.
         JobRefused: one does not end.
     """
-    url = (config.flink or Flink()).url
-    found = [job for job in flink_rest.jobs(url) if job.name == job_name(config) and not job.ended]
-    for job in found:
-        with suppress(JobRefused):  # it has ended meanwhile
-            flink_rest.cancel(url, job.job_id)
-        flink_rest.wait(url, job.job_id, CANCEL_TIMEOUT_S)
-    return len(found)
+    return flink.cancel_named((config.flink or Flink()).url, job_name(config))
 
 
 def life_s(config: Config, runner: Runner) -> float:
@@ -120,12 +112,16 @@ class _Job:
         self._target = target
         self._runner = runner
         self._of_sources = of_sources
-        self._begin()
+        self._begin(target.options)
 
-    def _begin(self) -> None:
+    def _begin_again(self) -> None:
+        """From the stored cursors: a savepoint is what the first job began with."""
+        self._begin([one for one in self._target.options if not one.startswith(SAVEPOINT)])
+
+    def _begin(self, given: Sequence[str]) -> None:
         for_flink = FOR_FLINK if self._runner is Runner.FLINK else ()
         named = f"--job_name={job_name(self._config)}"  # a killed watcher's job is known by it
-        options = PipelineOptions(["--streaming", *for_flink, *self._target.options, named])
+        options = PipelineOptions(["--streaming", *for_flink, *given, named])
         pipeline = beam.Pipeline(options=options)
         build(pipeline, self._of_sources, self._config.data_dir)
         self._ends_s = time.monotonic() + life_s(self._config, self._runner)
@@ -150,13 +146,13 @@ class _Job:
             if not self._is_lost():
                 last_line = str(error).strip().splitlines()[-1][:300]
                 raise JobFailed(f"the streaming job failed: {last_line}") from error
-            self._begin()
+            self._begin_again()
             return
         if PipelineState.is_terminal(state):
             raise JobRefused(f"the streaming job has ended, {state}: watch again to go on")
         if time.monotonic() > self._ends_s:
             self.end()
-            self._begin()
+            self._begin_again()
 
     def _is_lost(self) -> bool:
         settings = self._config.flink or Flink()
@@ -171,24 +167,30 @@ class _Job:
                 self._result.cancel()
 
 
-def _news(
-    job: _Job, run_id: UUID, connection: psycopg.Connection, listening: psycopg.Connection
-) -> list[str]:
-    job.look_after()
-    found: dict[tuple[str, str], Counter[str]] = {}
-    for notice in listening.notifies(timeout=0):
-        change = orjson.loads(notice.payload)
-        if change["run_id"] == str(run_id):
-            of_source = found.setdefault((change["client"], change["source"]), Counter())
-            of_source.update({str(outcome): change[outcome] for outcome in CHANGES})
-    for (client, source), counts in found.items():
-        runs.add_counts(connection, run_id, source, +counts)
-        note_changed(connection, client, source)
-    return [f"{source}: {_said(counts)}" for (_, source), counts in found.items()]
+class _News:
+    """What the job changed since this was asked last, by the counts that its steps keep in Postgres."""
+
+    def __init__(self, job: _Job, run_id: UUID, connection: psycopg.Connection, config: Config) -> None:
+        self._job = job
+        self._run_id = run_id
+        self._connection = connection
+        self._owners = {source.name: owner_of(config, source) for source in config.sources}
+        self._known: dict[str, Counter[str]] = {}
+
+    def __call__(self) -> list[str]:
+        self._job.look_after()
+        before, self._known = self._known, runs.counts_of_run(self._connection, self._run_id)
+        since = {name: counts - before.get(name, Counter()) for name, counts in self._known.items()}
+        for name, counts in since.items():
+            if wrote(counts):
+                note_changed(self._connection, self._owners[name], name)
+        return [f"{name}: {said}" for name, counts in since.items() if (said := _said(counts))]
 
 
 def _said(counts: Counter[str]) -> str:
-    return ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in CHANGES if counts[outcome])
+    return ", ".join(
+        f"{counts[outcome]:,} {outcome.replace('_', '-')}" for outcome in TOLD if counts[outcome]
+    )
 
 
 @contextmanager
@@ -212,13 +214,11 @@ def streaming(
     of_sources = [job_for(config, source, store, space, run_id) for source in config.sources]
     runs.start_run(connection, run_id, config.client, space.space_id)
     try:
-        with store.connect_plainly() as listening:
-            listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-            job = _Job(config, target, runner, of_sources)
-            try:
-                yield partial(_news, job, run_id, connection, listening)
-            finally:
-                job.end()
+        job = _Job(config, target, runner, of_sources)
+        try:
+            yield _News(job, run_id, connection, config)
+        finally:
+            job.end()
     except BaseException as error:
         runs.finish_quietly(connection, run_id, error)
         raise

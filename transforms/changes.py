@@ -15,9 +15,8 @@ import psycopg
 from schemas.documents import SourceRecord, Version
 from schemas.ids import fingerprint
 from schemas.outcomes import Outcome
-from transforms import outcomes
+from transforms.outcomes import CountingFn, OfRun
 from transforms.postgres import Store
-from transforms.session_fn import SessionFn
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +121,17 @@ class SkipUnchanged(beam.PTransform):  # type: ignore[misc]
     The others are counted as `unchanged` or `stale`.
     """
 
-    def __init__(self, store: Store, space_id: str, processing: bytes) -> None:
+    def __init__(self, store: Store, space_id: str, processing: bytes, kept: OfRun | None = None) -> None:
         super().__init__()
-        self._fn = _SkipFn(store, space_id, processing)
+        self._fn = _SkipFn(store, space_id, processing, kept)
 
     def expand(self, pages: beam.PCollection[tuple[SourceRecord, ...]]) -> beam.PCollection[SourceRecord]:
         return pages | "Compare" >> beam.ParDo(self._fn)
 
 
-class _SkipFn(SessionFn):
-    def __init__(self, store: Store, space_id: str, processing: bytes) -> None:
-        super().__init__(store)
+class _SkipFn(CountingFn):
+    def __init__(self, store: Store, space_id: str, processing: bytes, kept: OfRun | None) -> None:
+        super().__init__(store, kept)
         self._space_id = space_id
         self._processing = processing
 
@@ -141,6 +140,5 @@ class _SkipFn(SessionFn):
             return
         split = partial(split_page, space_id=self._space_id, processing=self._processing, records=page)
         work, counts = self._session.run(split)
-        for outcome, records in counts.items():
-            outcomes.count(outcome, records)
+        self.count(counts)
         yield from work

@@ -22,6 +22,7 @@ from tests.runners.world import issue, write_export
 from transforms.postgres import Store
 
 BOUND_S = 180.0
+ISSUES = 60
 CONFIG = """
 client = "acme"
 data_dir = "{folder}/data"
@@ -65,7 +66,7 @@ def endpoint() -> FakeProvider:
 def config(tmp_path: Path, database: Store, cluster: Cluster, endpoint: FakeProvider) -> Iterator[Path]:
     (tmp_path / "dsn").write_text(database.dsn)
     (tmp_path / "key").write_text(KEY)
-    write_export(tmp_path / "a.jsonl", map(issue, range(60)))
+    write_export(tmp_path / "a.jsonl", map(issue, range(ISSUES)))
     path = tmp_path / "headrace.toml"
     with serve(endpoint) as url:
         path.write_text(
@@ -128,14 +129,19 @@ def test_after_ctrl_c_the_cluster_has_no_job_of_the_run(
         assert flink_rest.job(cluster.url, job.job_id).state == "CANCELED"
 
 
-def test_a_killed_driver_leaves_no_job_server(config: Path, cluster: Cluster, endpoint: FakeProvider) -> None:
+def test_a_killed_driver_leaves_no_job_server_and_its_job_comes_to_its_end(
+    config: Path, cluster: Cluster, endpoint: FakeProvider, database: Store
+) -> None:
     with _driver(config) as driver:
         _until(lambda: endpoint.requests > 1)
+        (job,) = _going_on(cluster)
         left = _job_server(driver)
         assert any("FlinkJobServerDriver" in part for one in left for part in one.cmdline())
         driver.kill()
         _, alive = psutil.wait_procs(left, BOUND_S)
         assert alive == []
-    for job in _going_on(cluster):
-        flink_rest.cancel(cluster.url, job.job_id)
-        flink_rest.wait(cluster.url, job.job_id, BOUND_S)
+    assert not flink_rest.job(cluster.url, job.job_id).ended
+    endpoint.plan = lambda number: None
+    assert flink_rest.wait(cluster.url, job.job_id, BOUND_S).state == "FINISHED"
+    with database.connect() as connection:
+        assert connection.execute("SELECT count(*) FROM indexed_documents").fetchone() == (ISSUES,)

@@ -22,7 +22,7 @@ from runners.slices import RunSummary, run
 from runners.targets import Runner, opened
 from schemas.config import Config, Model, Postgres
 from schemas.engines import Flink
-from schemas.errors import JobFailed
+from schemas.errors import JobFailed, PipelineError
 from schemas.integrations import Integration, Performance
 from tests.fakes.embedding_provider import DIMENSIONS, KEY, MODEL, FakeProvider, always, late
 from tests.fakes.serving import serve
@@ -156,6 +156,24 @@ def test_killed_workers_cost_time_alone(
     run_quietly(config)
     assert rows == rows_of(database, config)
     assert sum(summary.totals.values()) == ISSUES
+
+
+def test_a_step_that_cannot_be_set_up_is_said_before_beam_would_look_at_one_attempt(
+    configured: Configured,
+    endpoint: tuple[FakeProvider, dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three minutes are what Beam's runner waits for the connection of a bundle whose setup failed."""
+    monkeypatch.setenv("HEADRACE_TEST_ONLY_HERE", KEY)
+    fake, model = endpoint
+    (integration,) = model["integrations"]  # type: ignore[misc]
+    only_here = integration.model_copy(update={"api_key": "env:HEADRACE_TEST_ONLY_HERE"})
+    began_s = time.monotonic()
+    with pytest.raises(PipelineError, match="HEADRACE_TEST_ONLY_HERE") as failed:
+        _run(configured(**{**model, "integrations": (only_here,)}))
+    assert time.monotonic() - began_s < 180
+    assert "\n" not in str(failed.value)
+    assert fake.requests == 0
 
 
 def test_a_run_whose_job_is_cancelled_says_so(

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from psycopg import sql
 
 from extractors.read import build_extractor
-from runners import flink_rest
+from runners import flink_rest, streams
 from runners.flink_cluster import Cluster, running, up
 from runners.streams import job_name, polled_by
 from runners.targets import Runner
+from runners.watch import OpenPolls, watch
 from schemas.config import Config, Postgres
 from schemas.engines import Flink
+from schemas.errors import JobRefused
 from schemas.sources import JiraSource
 from tests.fakes.jira import FakeJira
 from tests.fakes.serving import serve
 from tests.runners.test_watch import Followed, followed
+from tests.runners.world import Headrace
+from transforms.embedders.models import space_of
 from transforms.postgres import Store
+from transforms.spaces import chunk_table
 
 MakeConfig = Callable[..., Config]
 BOUND_S = 180.0
@@ -110,3 +119,144 @@ def test_a_jobmanager_that_comes_back_without_memory_is_given_the_job_again(
         jira.create("ABC", summary="made after it")
         view.until(lambda: len(view.live()) == 2)
     assert view.rows("SELECT count(*) FROM runs") == [(1,)]
+
+
+@dataclass
+class Changes:
+    """What happened at the source."""
+
+    made: list[int] = field(default_factory=list)
+    titles: dict[str, str] = field(default_factory=dict)
+
+    def live_titles(self) -> set[tuple[object, ...]]:
+        return set(self.titles.items())
+
+
+@contextmanager
+def changing(jira: FakeJira) -> Iterator[Changes]:
+    """Issues are made and edited for the length of the block, some ten times a second."""
+    changes, stop = Changes(), threading.Event()
+
+    def change() -> None:
+        while not stop.wait(0.1):
+            number = jira.create("ABC", summary=f"gate {len(changes.made)}")
+            changes.made.append(number)
+            edited = changes.made[len(changes.made) // 2]
+            changes.titles[str(number)] = f"gate {len(changes.made) - 1}"
+            title = f"weir {len(changes.made)}"
+            jira.edit(edited, summary=title)
+            changes.titles[str(edited)] = title
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield changes
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def _is_as_its_source(view: Followed, changes: Changes, others: int) -> None:
+    """The index comes to hold all that was made, as it was edited last, each once."""
+
+    def titles() -> set[tuple[object, ...]]:
+        return set(view.rows("SELECT native_id, title FROM documents WHERE deleted_at IS NULL"))
+
+    view.until(lambda: changes.live_titles() <= titles())
+    documents = len(changes.made) + others
+    assert view.rows("SELECT count(*) FROM documents") == [(documents,)]
+    assert view.rows("SELECT count(*) FROM indexed_documents") == [(documents,)]
+    table = chunk_table(space_of(view.config.model).space_id)
+    chunks = sql.SQL("SELECT count(*), count(DISTINCT document_id) FROM {}").format(table).as_string()
+    assert view.rows(chunks) == [(documents, documents)]
+
+
+def test_a_job_that_is_old_is_replaced_while_changes_come_and_none_is_lost_or_doubled(
+    config: Config, cluster: Cluster, database: Store, jira: FakeJira, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "SHORTEST_LIFE_S", 40.0)
+    monkeypatch.setattr(streams, "ROUNDS_OF_A_JOB", 1)
+    before = {job.job_id for job in flink_rest.jobs(cluster.url)}
+
+    def begun() -> list[flink_rest.Job]:
+        mine = [job for job in flink_rest.jobs(cluster.url) if job.name == job_name(config)]
+        return [job for job in mine if job.job_id not in before]
+
+    with streamed(config, database) as view:
+        view.until(lambda: len(view.live()) == 1)
+        with changing(jira) as changes:
+            view.until(lambda: len(begun()) >= 3)
+            halfway = len(changes.made)
+            view.until(lambda: len(view.live()) > halfway)
+        _is_as_its_source(view, changes, others=1)
+        assert len(_running(config, cluster.url)) == 1
+    assert {job.state for job in begun()} == {"CANCELED"}
+    new = "SELECT sum(records)::int FROM run_counts WHERE outcome = 'new'"
+    assert view.rows(new) == [(len(changes.made) + 1,)]
+
+
+@contextmanager
+def ending_by_itself(config: Config, polls: OpenPolls | None, view: Followed) -> Iterator[list[str]]:
+    """A watcher whose job a person ends within the block; what it ended with, afterwards."""
+    ended: list[str] = []
+
+    def work() -> None:
+        try:
+            watch(config, view.said.append, duration_s=2 * BOUND_S, polls=polls)
+        except JobRefused as error:
+            ended.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield ended
+    thread.join(BOUND_S)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_job_is_saved_and_drained_and_the_next_goes_on_with_its_state_or_without(
+    config: Config,
+    cluster: Cluster,
+    database: Store,
+    jira: FakeJira,
+    headrace: Headrace,
+    tmp_path: Path,
+    restored: bool,
+) -> None:
+    toml = tmp_path / "headrace.toml"
+    toml.write_text(f'[flink]\nurl = "{cluster.url}"\n')
+    view = Followed(config, database, timeout_s=BOUND_S)
+    with ExitStack() as coming:
+        changes = coming.enter_context(changing(jira))
+        with (
+            polled_by(config, Runner.FLINK) as polls,
+            ending_by_itself(config, polls, view) as ended,
+        ):
+            view.until(lambda: len(view.live()) > 5)
+            (job,) = _running(config, cluster.url)
+            code, saved, _ = headrace("job", "savepoint", job.job_id, "-c", toml)
+            assert code == 0
+            assert (Path(saved.strip().removeprefix("file:")) / "_metadata").is_file()
+            some = len(changes.made)
+            view.until(lambda: len(view.live()) > some)
+            code, drained, _ = headrace("job", "drain", job.job_id, "-c", toml)
+            assert (code, drained.partition(", ")[0]) == (0, f"job {job.job_id}: FINISHED")
+        assert ended == ["the streaming job has ended, DONE: watch again to go on"]
+        assert _running(config, cluster.url) == []
+        place = drained.partition(", ")[2].strip()
+        options = [f"--savepoint_path={place}"] if restored else []
+        with (
+            polled_by(config, Runner.FLINK, options) as polls,
+            followed(config, database, build_extractor, polls) as view,
+        ):
+            view.timeout_s = BOUND_S
+            much = len(changes.made)
+            view.until(lambda: len(view.live()) > much)
+            (job,) = _running(config, cluster.url)
+            latest = httpx.get(f"{cluster.url}/jobs/{job.job_id}/checkpoints").json()["latest"]
+            assert (latest["restored"] or {}).get("external_path") == (place if restored else None)
+            coming.close()
+            _is_as_its_source(view, changes, others=1)
+    new = "SELECT sum(records)::int FROM run_counts WHERE outcome = 'new'"
+    assert view.rows(new) == [(len(changes.made) + 1,)]

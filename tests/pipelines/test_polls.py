@@ -475,3 +475,17 @@ def test_a_place_survives_a_checkpoint(place: Place) -> None:
 
 def test_a_place_of_a_later_version_can_be_read() -> None:
     assert PlaceCoder().decode(b'{"processing": "ab", "from_the_future": [1]}') == Place(processing="ab")
+
+
+def test_what_a_source_passes_over_is_counted_with_the_run_of_a_job_without_end(
+    follow: Follow, job: IngestJob, source: Source, database: Store
+) -> None:
+    class PassesOver(MemorySource):
+        def pages(self, cursor: Cursor | None) -> Iterator[Page]:
+            yield Page(skipped={"no text": 2}, cursor={"since": START.isoformat()})
+
+    source.memory = PassesOver()
+    with database.connect() as connection:
+        runs.start_run(connection, job.run_id, job.client, job.space.space_id)
+        follow(replace(job, endless=True)).round()
+        assert runs.counts_of_run(connection, job.run_id) == {"tickets": {"skipped:no text": 2}}

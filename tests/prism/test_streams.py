@@ -88,10 +88,13 @@ def test_what_changes_in_each_source_is_stored_and_said(
     assert lag_s is not None
     assert lag_s < 10 * INTERVAL_S
     with database.connect() as connection:
-        last = runs.last_run(connection, "acme")
-        assert last is not None
-        assert last.status == "interrupted"
-        counts = runs.counts_of_run(connection, last.run_id)
+        # A reconciliation may have been a run, too, with nothing left to do.
+        first = connection.execute("SELECT run_id, status FROM runs ORDER BY started_at LIMIT 1").fetchone()
+        assert first is not None
+        assert first[1] == "interrupted"
+        counts = runs.counts_of_run(connection, first[0])
+    for of_source in counts.values():
+        del of_source["unchanged"]  # each round gives again what it gave last
     assert counts == {"ABC": {"new": 1}, "XYZ": {"new": 2, "changed": 1}}
 
 

@@ -11,8 +11,8 @@ from schemas.documents import DeadLetter
 from schemas.outcomes import Outcome
 from schemas.quality import QualityReport
 from schemas.usage import UsageEvent
-from transforms import outcomes
 from transforms.dead_letters import MAX_LETTER_BYTES, MAX_LETTERS, write_dead_letters
+from transforms.outcomes import CountingFn, OfRun
 from transforms.postgres import Store
 from transforms.quality_reports import write_quality
 from transforms.redact import redact_letter
@@ -72,19 +72,20 @@ class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
 
     Args:
         redacts: payloads before they are written.
+        kept: as `CountingFn`.
     """
 
-    def __init__(self, store: Store, redacts: bool = False) -> None:
+    def __init__(self, store: Store, redacts: bool = False, kept: OfRun | None = None) -> None:
         super().__init__()
-        self._fn = _WriteLettersFn(store, redacts)
+        self._fn = _WriteLettersFn(store, redacts, kept)
 
     def expand(self, letters: beam.PCollection[DeadLetter]) -> beam.PCollection[None]:
         return letters | "Write" >> beam.ParDo(self._fn)
 
 
-class _WriteLettersFn(SessionFn):
-    def __init__(self, store: Store, redacts: bool) -> None:
-        super().__init__(store)
+class _WriteLettersFn(CountingFn):
+    def __init__(self, store: Store, redacts: bool, kept: OfRun | None) -> None:
+        super().__init__(store, kept)
         self._redacts = redacts
 
     def start_bundle(self) -> None:
@@ -104,4 +105,4 @@ class _WriteLettersFn(SessionFn):
         letters, self._gathered, self._bytes = self._gathered, [], 0
         if letters:
             self._session.run(partial(write_dead_letters, letters=letters))
-            outcomes.count(Outcome.DEAD_LETTERED, len(letters))
+            self.count({Outcome.DEAD_LETTERED: len(letters)})

@@ -20,12 +20,11 @@ from schemas.documents import DeadLetter, EmbeddedBatch, Tombstone
 from schemas.errors import InvalidPayload
 from schemas.ids import fingerprint
 from schemas.outcomes import Outcome
-from transforms import outcomes
 from transforms.dead_letters import resolve_dead_letters, write_dead_letters
 from transforms.notify import Change, announce
+from transforms.outcomes import CountingFn, OfRun
 from transforms.postgres import Store, is_about_values
 from transforms.redact import redact_letter
-from transforms.session_fn import SessionFn
 from transforms.sinks.chunk_rows import Incoming, replace_chunks
 from transforms.sinks.tombstones import apply_tombstones
 from transforms.spaces import vector_type_of
@@ -234,21 +233,34 @@ class WriteToPgvector(beam.PTransform):  # type: ignore[misc]
         processing: digest of what was done to the records; part of every fingerprint.
         run_id: of the run that this is part of.
         redacts_letters: payloads of dead letters, before they are written.
+        kept: as `CountingFn`.
     """
 
     def __init__(
-        self, store: Store, processing: bytes, run_id: UUID | None = None, redacts_letters: bool = False
+        self,
+        store: Store,
+        processing: bytes,
+        run_id: UUID | None = None,
+        redacts_letters: bool = False,
+        kept: OfRun | None = None,
     ) -> None:
         super().__init__()
-        self._fn = _WriteFn(store, processing, run_id, redacts_letters)
+        self._fn = _WriteFn(store, processing, run_id, redacts_letters, kept)
 
     def expand(self, batches: beam.PCollection[EmbeddedBatch]) -> beam.PCollection[None]:
         return batches | "Write" >> beam.ParDo(self._fn)
 
 
-class _WriteFn(SessionFn):
-    def __init__(self, store: Store, processing: bytes, run_id: UUID | None, redacts_letters: bool) -> None:
-        super().__init__(store)
+class _WriteFn(CountingFn):
+    def __init__(
+        self,
+        store: Store,
+        processing: bytes,
+        run_id: UUID | None,
+        redacts_letters: bool,
+        kept: OfRun | None,
+    ) -> None:
+        super().__init__(store, kept)
         self._processing = processing
         self._run_id = run_id
         self._redacts_letters = redacts_letters
@@ -268,7 +280,7 @@ class _WriteFn(SessionFn):
             letter = redact_letter(refused) if self._redacts_letters else refused
             self._session.run(partial(write_dead_letters, letters=[letter]))
             counts = Counter({Outcome.DEAD_LETTERED: 1})
-        _count(counts)
+        self.count(counts)
 
 
 class DeleteFromPgvector(beam.PTransform):  # type: ignore[misc]
@@ -276,19 +288,20 @@ class DeleteFromPgvector(beam.PTransform):  # type: ignore[misc]
 
     Args:
         run_id: of the run that this is part of.
+        kept: as `CountingFn`.
     """
 
-    def __init__(self, store: Store, run_id: UUID | None = None) -> None:
+    def __init__(self, store: Store, run_id: UUID | None = None, kept: OfRun | None = None) -> None:
         super().__init__()
-        self._fn = _DeleteFn(store, run_id)
+        self._fn = _DeleteFn(store, run_id, kept)
 
     def expand(self, tombstones: beam.PCollection[Tombstone]) -> beam.PCollection[None]:
         return tombstones | "Delete" >> beam.ParDo(self._fn)
 
 
-class _DeleteFn(SessionFn):
-    def __init__(self, store: Store, run_id: UUID | None) -> None:
-        super().__init__(store)
+class _DeleteFn(CountingFn):
+    def __init__(self, store: Store, run_id: UUID | None, kept: OfRun | None) -> None:
+        super().__init__(store, kept)
         self._run_id = run_id
 
     def start_bundle(self) -> None:
@@ -306,12 +319,7 @@ class _DeleteFn(SessionFn):
         tombstones, self._gathered = self._gathered, []
         if tombstones:
             counts = self._session.run(partial(apply_tombstones, tombstones=tombstones, run_id=self._run_id))
-            _count(counts)
-
-
-def _count(counts: Counter[Outcome]) -> None:
-    for outcome, documents in counts.items():
-        outcomes.count(outcome, documents)
+            self.count(counts)
 
 
 def _refused(batch: EmbeddedBatch, error: psycopg.Error) -> DeadLetter:
