@@ -17,7 +17,7 @@ from transforms.allowance.ledger import book_of_ledger
 from transforms.allowance.proposal import Offer, Proposal, propose
 from transforms.allowance.rules import Rule, drop_rules, read_rows, read_rules, set_rule, write_file_rules
 from transforms.postgres import open_store
-from transforms.providers.base import known_price
+from transforms.providers.base import price_of
 from transforms.stored_integrations import list_integrations, preferred_by
 
 
@@ -118,8 +118,7 @@ def proposals(
 ) -> tuple[Proposal, ...]:
     """For each client whose budgets do not cover its sources: what to do instead, if anything.
 
-    Raises:
-        BadConfig: an integration has no price.
+    An endpoint that nobody has priced is not proposed. The configured one has a price: see `remote_cost`.
     """
     if config.model.integration is None:
         return ()
@@ -148,7 +147,7 @@ def _proposal(
     wanted = preferred_by(connection, client) or sorted(
         offers, key=lambda name: offers[name].usd_per_million_tokens, reverse=True
     )
-    others = [offers[name] for name in wanted if name != integration]
+    others = [offers[name] for name in wanted if name in offers and name != integration]
     found = connection.execute(
         "SELECT EXISTS (SELECT FROM indexed_documents WHERE space_id = %s)", [space_id]
     ).fetchone()
@@ -161,8 +160,9 @@ def _offers(connection: psycopg.Connection, book: Book, rules: Rules) -> dict[st
             one.name,
             one.provider,
             one.model,
-            known_price(one).usd_per_million_tokens,
+            price.usd_per_million_tokens,
             remaining_usd(book, rules, one.provider),
         )
         for one in (stored.integration for stored in list_integrations(connection))
+        if (price := price_of(one)) is not None
     }

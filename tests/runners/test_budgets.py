@@ -135,6 +135,10 @@ def test_a_plan_that_a_budget_does_not_cover_proposes_a_cheaper_endpoint_for_a_n
     (made,) = proposals()
     assert (made["client"], made["configured"]["integration"]) == ("acme", "large")
     assert made["cheaper"]["integration"] == "small"
+    connection.execute(
+        "INSERT INTO integrations (name, provider, model, url) VALUES ('unpriced', 'gateway', 'm', 'http://a.example')"
+    )
+    assert proposals() == [made], "nobody knows what it costs"
     out = headrace("plan", "-c", config)[1]
     assert "The budget of client acme leaves $0.0010 this month, less than" in out
     assert "small (text-embedding-3-small) takes up to" in out
