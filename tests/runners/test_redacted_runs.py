@@ -107,6 +107,20 @@ def test_where_the_engine_is_local_external_only_is_as_good_as_off(
         assert EMAIL in everything_stored(connection)
 
 
+def test_only_always_redacts_dead_letters_as_only_it_is_about_the_store(
+    make_config: MakeConfig, database: Store, tmp_path: Path
+) -> None:
+    path = write_export(tmp_path / "jira.jsonl", [issue(1)])
+    path.write_bytes(path.read_bytes() + f'{{"id": 8, "torn": "{EMAIL}\n'.encode())
+    config = make_config(path)
+    for redact, is_left in (("off", True), ("external_only", True), ("always", False)):
+        privacy = Privacy.model_validate({"redact": redact})
+        run_quietly(config.model_copy(update={"privacy": privacy}))
+        with database.connect() as connection:
+            (payload,) = connection.execute("SELECT payload FROM dead_letters").fetchone() or (b"",)
+        assert (EMAIL.encode() in payload) == is_left, redact
+
+
 def test_a_client_may_differ() -> None:
     privacy = Privacy(redact="off", clients={"acme": "always", "weir": "external_only"})
     elsewhere = Model(integration="gateway", name="acme/embed", dimensions=16, max_tokens=64)

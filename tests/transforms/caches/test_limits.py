@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psycopg
@@ -20,6 +21,7 @@ from transforms.caches.base import CacheScope, NoCache, Vector
 from transforms.caches.memory import MemoryCache
 from transforms.caches.opening import open_cache
 from transforms.caches.postgres import PostgresCache, prune
+from transforms.caches.redis import connect
 from transforms.postgres import Store
 
 SCOPE = CacheScope("acme", "0123456789abcdef", 384)
@@ -186,6 +188,29 @@ def test_the_configured_redis_serves(redis_url: str, database: Store, tmp_path: 
     cache.put_many(SCOPE, vectors(77))
     assert cache.get_many(SCOPE, list(vectors(77, 78))).keys() == vectors(77).keys()
     cache.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "postgres"])
+def test_vectors_are_kept_as_many_days_as_configured(kind: str, database: Store) -> None:
+    now = NOW
+    cache = open_cache(Cache.model_validate({"kind": kind, "ttl_days": 2}), database, lambda: now)
+    cache.put_many(SCOPE, vectors(1))
+    for passed, found in ((timedelta(days=2, seconds=-1), 1), (timedelta(days=2), 0)):
+        now = NOW + passed
+        assert len(cache.get_many(SCOPE, list(vectors(1)))) == found
+    cache.close()
+
+
+def test_redis_keeps_vectors_as_many_days_as_configured(
+    redis_url: str, database: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(URL, redis_url)
+    cache = open_cache(Cache(kind="redis", url=f"env:{URL}", ttl_days=2), database, lambda: NOW)
+    cache.put_many(replace(SCOPE, client="two-days"), vectors(1))
+    cache.close()
+    with connect(redis_url) as client:
+        lives = [cast(int, client.ttl(name)) for name in client.scan_iter("*two-days*")]
+    assert [round(life / 86_400, 2) for life in lives] == [2.0]
 
 
 @pytest.mark.parametrize("url", ["http://:hunter2@host/", "hunter2", "redis://h:port/hunter2"])

@@ -458,3 +458,19 @@ def test_a_document_that_postgres_refuses_becomes_a_dead_letter_and_the_rest_is_
         ("store", "InvalidPayload", False)
     ]
     assert_whole(space)
+
+
+@pytest.mark.parametrize("redacts", [True, False])
+def test_the_letter_of_what_postgres_refuses_is_redacted_where_letters_are(
+    redacts: bool, database: Store, space: psycopg.Connection
+) -> None:
+    too_long = "".join(text_hash(str(n)).hex() for n in range(400))
+    refused = batch(document("bad", ["a"], key=too_long, payload=b'{"mail":"ada@navy.example"}'))
+
+    def build(pipeline: beam.Pipeline) -> None:
+        write = WriteToPgvector(database, PROCESSING, redacts_letters=redacts)
+        pipeline | beam.Create([refused], reshuffle=False) | write
+
+    assert run_pipeline(build) == {"dead_lettered": 1}
+    wanted = b'{"mail":"[EMAIL]"}' if redacts else b'{"mail":"ada@navy.example"}'
+    assert space.execute("SELECT payload FROM dead_letters").fetchall() == [(wanted,)]
