@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 from psycopg import sql
 from rich.console import Console
@@ -18,7 +21,7 @@ from runners.progress_bar import run_progress
 from runners.retry import retry_dead_letters
 from schemas.config import Config, Model, Privacy
 from schemas.errors import EngineFailed
-from tests.runners.world import issue, rows_of, run_quietly, write_export
+from tests.runners.world import Headrace, issue, rows_of, run_quietly, write_export
 from tests.transforms.test_redaction import POSITIVES
 from transforms.embedders.loading import load_engine
 from transforms.postgres import Store
@@ -78,6 +81,40 @@ def test_no_value_of_the_labelled_set_is_left_in_any_table(
     assert redactions["EMAIL"] > len(POSITIVES)
     assert summary.redacted == display.summary_as_dict(summary)["redacted"] == redactions
     assert len(redactions) == len({one.kind for item in POSITIVES for one in item.wanted})
+
+
+def test_no_value_is_left_in_a_file_in_the_log_or_on_the_screen(
+    write_config: Callable[[str], Path],
+    headrace: Headrace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    spools = tmp_path / "spools"
+    spools.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spools))
+    source = write_export(tmp_path / "jira.jsonl", [leaky(n, f"ask {EMAIL}") for n in range(3)])
+    source.write_bytes(source.read_bytes() + f'{{"id": 8, "torn": "{EMAIL}\n'.encode())
+    config = write_config(
+        '[privacy]\nredact = "always"\n[[sources]]\ntype = "export"\nname = "tickets"\npaths = ["jira.jsonl"]\n'
+    )
+    commands: list[tuple[str | Path, ...]] = [
+        ("run",),
+        ("search", "gate ask", "--index", "faiss", "--json"),
+        ("search", "gate ask", "--mode", "text"),
+        ("export", tmp_path / "all.parquet"),
+        ("dead-letters", "list"),
+        ("status", "--json"),
+    ]
+    said = "".join(str(headrace(*command, "-c", config)) for command in commands)
+    assert "[EMAIL]" in said
+    assert EMAIL not in said + caplog.text
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path not in (source, config)]
+    assert {".parquet", ".faiss"} <= {path.suffix for path in files}
+    assert [path for path in files if EMAIL.encode() in path.read_bytes()] == []
+    assert EMAIL not in str(pq.read_table(tmp_path / "all.parquet").to_pylist())
+    assert list(spools.iterdir()) == []
 
 
 def test_a_policy_that_redacts_embeds_again_only_texts_that_hold_something(
