@@ -102,9 +102,8 @@ class RemoteEngine:
         """
         if self._stop.is_set():
             raise Discarded
-        if (
-            max(map(len, batch)) > self._max_input_tokens
-        ):  # not left to the endpoint: some cut, and do not say so
+        longest = max(map(len, batch))
+        if longest > self._max_input_tokens:  # not left to the endpoint: some cut, and do not say so
             raise InputRefused(
                 f"{self.space.model} takes texts of {self._max_input_tokens:,} tokens at most, as counted here: lower"
                 " chunking.max_tokens"
