@@ -131,14 +131,19 @@ def test_a_reader_sees_its_client_alone_in_every_table_and_view(
     filled: psycopg.Connection, database: Store, role: str
 ) -> None:
     assert grant_reader(filled, role, "acme")
+    register_space(filled, OTHER, "vector", "globex")
+    filled.execute("INSERT INTO client_readers (reader, client) VALUES (CURRENT_USER::regrole, 'globex')")
     refused = 0
     with connected(database, role) as reader:
         views = tables(filled, HAS_CLIENT, "vm")
-        assert views == {"ai_usage_daily", "client_usage_daily", WORDS}
+        unseen = f"chunks_{OTHER.space_id}"
+        assert views == {"ai_usage_daily", "client_usage_daily", WORDS, words_view(unseen, "acme")}
         reader.execute("SET headrace.words = '{secret}'")
         for table in sorted(tables(filled, HAS_CLIENT) | views):
             if table in (*READABLE, CHUNKS, WORDS):
                 assert clients_seen(reader, table) == {"acme"}, table
+            elif table.startswith(unseen):
+                assert clients_seen(reader, table) == set(), table
             else:
                 refused += 1
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -450,6 +455,9 @@ def test_a_reader_notes_its_own_searches_and_nothing_else(
         replace(search, event_id=uuid4(), client="globex"),
         replace(search, event_id=uuid4(), cost_usd=Decimal(-5)),
         replace(search, event_id=uuid4(), cost_usd=Decimal(5)),
+        replace(search, event_id=uuid4(), usd_saved=Decimal(5)),
+        replace(search, event_id=uuid4(), inputs=2),
+        replace(search, event_id=uuid4(), metadata={"note": "x"}),
         replace(search, event_id=uuid4(), provider="openai"),
         replace(search, event_id=uuid4(), operation="embed_documents"),
         replace(search, event_id=uuid4(), run_id=uuid4()),
