@@ -38,7 +38,7 @@ from benchmarks.passing_on import passing_on
 from benchmarks.stand_in import no_model
 from benchmarks.suite import save
 from extractors.base import Cursor, Extractor, OnWait, Page
-from runners import slices
+from runners import run as runner
 from runners.progress_bar import run_progress
 from schemas.config import Config
 from schemas.documents import Format, Kind, SourceRecord
@@ -135,12 +135,12 @@ def load(data_dir: Path, worker: int, first: int, last: int, indexes: bool) -> N
     def build(source: Source, client: str, data_dir: Path, on_wait: OnWait) -> Extractor:
         return MadeUp(source.name, client, first, last)
 
-    left_out = nullcontext() if indexes else patch.object(slices, "refresh_indexes", lambda *_: {})
+    left_out = nullcontext() if indexes else patch.object(runner, "refresh_indexes", lambda *_: {})
     with no_model(), left_out, run_progress(Console(quiet=True), visible=False) as bar:
         for step in ("first", "unchanged"):
             began, cpu = time.perf_counter(), time.process_time()
             told = _Teller(step, began)
-            summary = slices.run(config, bar, build=build, after_slice=told.after_slice)
+            summary = runner.run(config, bar, build=build, after_slice=told.after_slice)
             assert summary.ok, summary.failures
             _tell(
                 {

@@ -159,7 +159,7 @@ def run_pipeline(url: str) -> Facts:
 
     from benchmarks.stand_in import no_model
     from runners.progress_bar import run_progress
-    from runners.slices import run
+    from runners.run import run
     from schemas.config import Config
     from transforms import embedded_postgres
 

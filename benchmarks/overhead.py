@@ -38,7 +38,7 @@ from benchmarks.suite import save
 from benchmarks.workers import Contender, Worker
 from runners.display import outcome_row
 from runners.progress_bar import run_progress
-from runners.slices import RunSummary, run
+from runners.run import RunSummary, run
 from schemas.config import Config, Model
 from schemas.documents import Chunk
 from schemas.sources import ExportSource

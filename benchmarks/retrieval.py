@@ -37,7 +37,7 @@ from benchmarks.scoring import ndcg, recall, spearman
 from benchmarks.suite import save
 from pipelines.search import Mode, find, find_scope
 from runners.progress_bar import run_progress
-from runners.slices import run
+from runners.run import run
 from schemas.config import Config, Model
 from schemas.documents import BEGINNING, Document, Format, Kind, SourceRecord
 from schemas.sources import ExportSource

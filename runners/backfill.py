@@ -11,7 +11,8 @@ from pipelines.plan import make_plan
 from pipelines.room import build_index
 from pipelines.volume import SAMPLE
 from runners.progress_bar import RunProgress
-from runners.slices import BuildExtractor, RunSummary, check_ready, run
+from runners.run import RunSummary, run
+from runners.slices import BuildExtractor, check_ready
 from runners.targets import HERE, Target
 from schemas.config import Config
 from transforms.embedders.models import space_of

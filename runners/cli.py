@@ -73,7 +73,7 @@ def run(
     from it; why is said at the end, with exit code 1. Beam options may follow `--`.
     """
     from runners.progress_bar import run_progress
-    from runners.slices import run as run_slices
+    from runners.run import run as run_slices
 
     settings = load_config(config)
     with (

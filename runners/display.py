@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipelines.verify_sources import SourceVerdict
     from runners.forget import Forgotten
     from runners.reconcile import ReconcileSummary
-    from runners.slices import RunSummary
+    from runners.run import RunSummary
     from transforms.stored_sources import Holdings
 
 SNIPPET_CHARS = 200

@@ -14,13 +14,13 @@ from extractors.read import build_extractor
 from pipelines.ingest import IngestJob
 from pipelines.reconcile import NOT_VERIFIABLE, SourceReport, compared, reconcile
 from runners.progress_bar import RunProgress
+from runners.run import refresh_indexes
 from runners.slices import (
     BuildExtractor,
     check_ready,
     cut,
     job_for,
     owner_of,
-    refresh_indexes,
     register_clients,
     store_pages,
     wrote,

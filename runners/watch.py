@@ -26,7 +26,7 @@ from extractors.base import Verifiable
 from extractors.read import build_extractor
 from extractors.schedule import after_success, back_off_s
 from runners.reading import Ended, Event, Given, Look, Reader, Waits, Watched
-from runners.schedule import IDLE_SHARE, refresh_at
+from runners.refresh import Refresher
 from runners.slices import (
     BuildExtractor,
     check_ready,
@@ -55,7 +55,6 @@ from transforms.dead_letters import count_parked
 from transforms.deliveries import pending
 from transforms.embedders.models import space_of
 from transforms.postgres import Store, open_store
-from transforms.sinks.faiss_index import update_index
 from transforms.source_states import (
     STUCK_AFTER_S,
     Work,
@@ -67,8 +66,6 @@ from transforms.source_states import (
     note_waiting,
     one_line,
 )
-from transforms.spaces import analyze, build_vector_index
-from transforms.usage_sums import refresh_daily_usage
 
 TICK_S = 0.5
 """Longest that the main thread waits before it looks what is due, deliveries of webhooks included."""
@@ -77,7 +74,6 @@ END_S = 5.0
 """After the time to watch is over, what is being read has so long to be stored."""
 RECONCILE_AGAIN_S = 3600.0
 """After a failed reconciliation, unless the interval is shorter."""
-REFRESH_AGAIN_S = 60.0
 MAX_LOST_THREADS = 3
 """Threads of a source that hang and were given up; with so many it is left alone."""
 
@@ -160,9 +156,7 @@ class _Watch:
         register_clients(connection, config, self._space)
         self._watched = [self._restored(source) for source in config.sources]
         self._noted_s = time.monotonic()
-        self._first_change_s: float | None = time.monotonic()  # whatever happened before: look once
-        self._last_change_s = self._refreshed_s = self._first_change_s
-        self._refresh_took_s = 0.0
+        self._indexes = Refresher(config, connection, self._space, say)
 
     def _restored(self, source: Source) -> Watched:
         client, now = owner_of(self._config, source), datetime.now(UTC)
@@ -181,7 +175,7 @@ class _Watch:
             end_s = time.monotonic() + END_S
             while any(watched.look for watched in self._watched) and time.monotonic() < end_s:
                 self._handle_events(TICK_S)
-            if self._first_change_s is not None:
+            if self._indexes.lacks:
                 self._refresh()
         finally:
             self._leave()
@@ -264,7 +258,7 @@ class _Watch:
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise  # of the connection that holds the lock
         except Exception as error:
-            self._note_change()  # a part may have been stored
+            self._indexes.note_change()  # a part may have been stored
             look.stored.put(error)
         else:
             look.stored.put(None)
@@ -293,12 +287,7 @@ class _Watch:
             outcomes = store_pages(self._connection, job, piece.pages)
         look.outcomes += outcomes
         if wrote(outcomes):
-            self._note_change()
-
-    def _note_change(self) -> None:
-        self._last_change_s = time.monotonic()
-        if self._first_change_s is None:
-            self._first_change_s = self._last_change_s
+            self._indexes.note_change()
 
     def _handle_ended(self, look: Look, error: BaseException | None) -> None:
         watched = look.watched
@@ -354,7 +343,7 @@ class _Watch:
     def _look_after(self) -> None:
         for line in self._news() if self._news else ():
             self._say(line)
-            self._note_change()
+            self._indexes.note_change()
         now_s = time.monotonic()
         for watched in self._watched:
             look = watched.look
@@ -363,10 +352,7 @@ class _Watch:
         if now_s - self._noted_s > HEARD_EVERY_S:
             self._noted_s = now_s
             self._note_heard(now_s)
-        due_s = refresh_at(
-            self._first_change_s or now_s, self._last_change_s, self._refreshed_s, self._refresh_took_s
-        )
-        if self._first_change_s is not None and now_s >= due_s:
+        if self._indexes.is_due():
             self._refresh()
 
     def _give_up(self, look: Look) -> None:
@@ -384,26 +370,7 @@ class _Watch:
                 note_heard(self._connection, watched.client, watched.source.name, datetime.now(UTC) - ago)
 
     def _refresh(self) -> None:
-        """Bring the FAISS indexes up to date; a failure is tried again after a while."""
-        began_s = time.monotonic()
-        self._first_change_s = None
-        try:
-            self._refresh_indexes()
-        except (PipelineError, OSError) as error:
-            self._say(f"FAISS index: {one_line(error)}")
-            self._first_change_s = time.monotonic()
-            began_s -= REFRESH_AGAIN_S / IDLE_SHARE
-        self._refreshed_s = time.monotonic()
-        self._refresh_took_s = self._refreshed_s - began_s
-
-    def _refresh_indexes(self) -> None:
-        if not any(watched.look for watched in self._watched) and build_vector_index(
-            self._connection, self._space.space_id
-        ):
-            analyze(self._connection, self._space.space_id)
-        for client in owners(self._config):
-            update_index(self._connection, self._config.data_dir, self._space, client, self._config.faiss)
-        refresh_daily_usage(self._connection)
+        self._indexes.refresh(idle=not any(watched.look for watched in self._watched))
 
     def _leave(self) -> None:
         """Note what is cut off; the threads that read go with the process.

@@ -18,7 +18,7 @@ from runners import flink_rest
 from runners.flink_cluster import Cluster
 from runners.flink_jobs import job_rows
 from runners.progress_bar import run_progress
-from runners.slices import RunSummary, run
+from runners.run import RunSummary, run
 from runners.targets import Runner, opened
 from schemas.config import Config, Model, Postgres
 from schemas.engines import Flink

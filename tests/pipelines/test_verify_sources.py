@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks.stand_in import no_model
 from pipelines.verify_sources import verify_sources
 from runners.progress_bar import run_progress
-from runners.slices import run
+from runners.run import run
 from schemas.config import Config
 from tests.runners.conftest import make_config  # noqa: F401 - a fixture
 from tests.runners.memory_source import MemorySource, building, configured

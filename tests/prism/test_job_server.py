@@ -11,7 +11,7 @@ from rich.console import Console
 
 from runners.fetch import build_prism
 from runners.progress_bar import run_progress
-from runners.slices import run
+from runners.run import run
 from runners.targets import Runner, opened
 from runners.worker_pool import start
 from schemas.config import Config

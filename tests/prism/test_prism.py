@@ -13,7 +13,7 @@ from rich.console import Console
 from runners.direct import run_bounded
 from runners.fetch import build_prism
 from runners.progress_bar import run_progress
-from runners.slices import RunSummary, run
+from runners.run import RunSummary, run
 from runners.targets import Runner, opened
 from schemas.config import Config
 from schemas.engines import Prism

@@ -22,7 +22,7 @@ class Watcher(_Watch):
                 self._begin(watched, work, datetime.now(UTC))
                 while watched.look is not None:
                     self._handle_events(0.1)
-            if self._first_change_s is not None:
+            if self._indexes.lacks:
                 self._refresh()
         finally:
             for watched in self._watched:

@@ -23,7 +23,7 @@ from pipelines.plan import make_plan
 from pipelines.room import refuse_what_does_not_fit
 from runners.backfill import backfill
 from runners.progress_bar import run_progress
-from runners.slices import RunSummary
+from runners.run import RunSummary
 from schemas.config import Backfill, Config, Faiss
 from schemas.errors import NoRoom, NotEnoughMemory, PlanExceeded
 from tests.runners.memory_source import MemorySource, building

@@ -16,7 +16,8 @@ from rich.console import Console
 from pipelines.ingest import build
 from runners import dataflow
 from runners.progress_bar import run_progress
-from runners.slices import job_for, run
+from runners.run import run
+from runners.slices import job_for
 from runners.targets import HERE, Target
 from schemas.config import Config, Postgres
 from schemas.engines import Dataflow

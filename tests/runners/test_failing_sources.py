@@ -13,7 +13,7 @@ from benchmarks.stand_in import no_model
 from extractors.base import Cursor, Extractor, OnWait, Page
 from runners import slices
 from runners.progress_bar import run_progress
-from runners.slices import RunSummary, run
+from runners.run import RunSummary, run
 from schemas.config import Config, Slices
 from schemas.errors import AccessRefused, SinkUnavailable
 from schemas.sources import Source

@@ -19,7 +19,7 @@ from pipelines.verify_sources import verify_sources
 from runners import forget as module
 from runners.forget import Forgotten, forget, to_forget
 from runners.progress_bar import run_progress
-from runners.slices import run
+from runners.run import run
 from schemas.config import Config
 from schemas.documents import Kind, Reference
 from schemas.errors import BadConfig, SetupError, UnknownName

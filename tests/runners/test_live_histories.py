@@ -24,7 +24,7 @@ from extractors.base import Extractor, OnWait
 from pipelines.verify import verify
 from runners.progress_bar import run_progress
 from runners.reconcile import reconcile_sources
-from runners.slices import run
+from runners.run import run
 from schemas.config import Chunking, Config, Reconcile, Slices
 from schemas.errors import PipelineError
 from schemas.sources import Source

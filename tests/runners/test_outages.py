@@ -23,7 +23,7 @@ from benchmarks.stand_in import no_model
 from runners import slices
 from runners.outages import MOST_IN_A_ROW, connect_again, is_lost
 from runners.progress_bar import RunProgress, run_progress
-from runners.slices import RunSummary, run
+from runners.run import AfterSlice, RunSummary, run
 from schemas.config import Config, Postgres, Slices
 from schemas.errors import DatabaseUnreachable, SetupError, SinkUnavailable
 from tests.runners.memory_source import MemorySource, building, configured
@@ -134,7 +134,7 @@ def _goes_away(server: Server) -> None:
 
 
 def _ran(
-    config: Config, source: MemorySource, after_slice: slices.AfterSlice, waits: list[str] | None = None
+    config: Config, source: MemorySource, after_slice: AfterSlice, waits: list[str] | None = None
 ) -> RunSummary:
     with run_progress(Console(quiet=True), visible=False) as bar:
         if waits is not None:
@@ -182,7 +182,7 @@ def test_a_slice_that_was_stored_when_postgres_went_is_kept_and_not_run_again(
         go()
         keep(connection, stored)
 
-    monkeypatch.setattr(slices, "keep_slice", keep_after)
+    monkeypatch.setattr("runners.run.keep_slice", keep_after)
     _is_whole(config, _ran(config, source, lambda connection: None))
     assert ran[0] is ran[1]
 
@@ -190,7 +190,7 @@ def test_a_slice_that_was_stored_when_postgres_went_is_kept_and_not_run_again(
 def test_a_postgres_that_stays_away_ends_the_run_with_one_line_and_the_next_completes_it(
     config: Config, server: Server, source: MemorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slices, "connect_again", partial(connect_again, timeout_s=1.0))
+    monkeypatch.setattr("runners.run.connect_again", partial(connect_again, timeout_s=1.0))
     with pytest.raises(DatabaseUnreachable, match=r"^postgres\.dsn: cannot connect to Postgres") as failed:
         _ran(config, source, Once(server.stop))
     assert "\n" not in str(failed.value)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipelines.report import read_status
 from runners.progress_bar import run_progress
-from runners.slices import RunSummary, run
+from runners.run import RunSummary, run
 from runners.watch import watch
 from schemas.allowances import AllowanceSettings, Budget
 from schemas.config import Cache, Chunking, Config, Model

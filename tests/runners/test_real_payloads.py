@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.stand_in import no_model
-from runners.slices import RunSummary
+from runners.run import RunSummary
 from schemas.config import Config
 from schemas.outcomes import Outcome
 from schemas.sources import ExportSource

@@ -11,7 +11,7 @@ import pipelines.reconcile
 from benchmarks.stand_in import no_model
 from runners.progress_bar import run_progress
 from runners.reconcile import ReconcileSummary, reconcile_sources
-from runners.slices import run
+from runners.run import run
 from schemas.config import Config, Reconcile
 from schemas.errors import AccessRefused, SetupError, UnknownName
 from tests.runners.memory_source import MemorySource, building, configured

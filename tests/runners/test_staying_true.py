@@ -17,7 +17,7 @@ from pipelines.verify import verify
 from runners import slices
 from runners.progress_bar import run_progress
 from runners.reconcile import reconcile_sources
-from runners.slices import run
+from runners.run import run
 from schemas.config import Config, Slices
 from schemas.errors import PipelineError, SinkUnavailable
 from tests.runners.memory_source import MemorySource, building, configured

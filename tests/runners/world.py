@@ -12,7 +12,7 @@ from psycopg import sql
 from rich.console import Console
 
 from runners.progress_bar import run_progress
-from runners.slices import RunSummary, run
+from runners.run import RunSummary, run
 from runners.targets import HERE
 from schemas.config import Config
 from transforms.embedders.models import space_of
