@@ -104,3 +104,15 @@ def test_keys_are_taken_out_and_the_rest_is_left() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", b"localhost", "0.0.0.0", "nowhere.invalid"])
 def test_this_machine_and_names_that_are_nobodys_may_be_asked(host: str | bytes) -> None:
     assert is_here(host)
+
+
+def test_no_code_under_test_takes_it_for_a_failure_it_can_handle() -> None:
+    assert not issubclass(Elsewhere, Exception)
+
+
+def test_from_its_installation_on_keys_are_gone() -> None:
+    code = "import os; from tests import network_guard; network_guard.install(); print(os.environ.get('X_API_KEY'))"
+    said = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "X_API_KEY": "sk-1"}, capture_output=True, text=True
+    )
+    assert said.stdout == "None\n"
