@@ -97,6 +97,13 @@ def test_what_lapsed_before_midnight_is_not_carried_over() -> None:
     assert (day_nano(book, "*"), month_nano(book, "*")) == (0, 0)
 
 
+def test_what_is_settled_after_its_month_takes_nothing_from_the_next() -> None:
+    book, reservation = admitted(EMPTY, request("acme"))
+    december = turned(book, NOON_S + 40 * 86_400)
+    december = settled(december, reservation.reservation_id, 0, 0)  # as the ledger says
+    assert (day_nano(december, "*"), month_nano(december, "*")) == (0, 0)
+
+
 def test_a_clock_that_lags_behind_does_not_open_the_month_before_again() -> None:
     new_year_s = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     book, _ = admitted(turned(EMPTY, new_year_s), request("acme"), new_year_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -12,11 +13,16 @@ import pytest
 from schemas.allowances import AllowanceSettings, Budget, RateLimit
 from schemas.config import Config
 from schemas.errors import BadConfig, BudgetUsedUp, LimitReached
+from schemas.usage import UsageEvent
 from tests.transforms.allowance.world import LAPSES_AFTER, NOON, World, bill, new_client, request, rule
+from tests.transforms.test_usage import event
+from transforms.allowance.book import day_nano, month_nano
 from transforms.allowance.checks import Rules
+from transforms.allowance.ledger import book_of_ledger
 from transforms.allowance.opening import open_allowance
 from transforms.allowance.rules import read_rules, write_file_rules
 from transforms.allowance.shared import RULES_KEPT_FOR
+from transforms.usage import write_usage
 
 
 def test_workers_spend_one_budget_together(world: World, connection: psycopg.Connection) -> None:
@@ -59,6 +65,29 @@ def test_the_book_begins_with_what_the_ledger_says(world: World, connection: psy
         worker.reserve(request(client, "0.005"))
     worker.reserve(request(client, "0.005", tokens=60))
     assert world.spent(client) == Decimal("0.02")
+
+
+def test_of_the_ledger_a_book_takes_its_day_its_month_and_what_is_embedded_elsewhere(
+    connection: psycopg.Connection,
+) -> None:
+    def row(provider: str, operation: str, ago: timedelta) -> UsageEvent:
+        made = event(client="acme", occurred_at=NOON - ago)
+        return replace(made, provider=provider, operation=operation, cost_usd=Decimal("0.25"))
+
+    for provider, operation, ago in (
+        ("openai", "embed_documents", timedelta(seconds=1)),
+        ("openai", "moderate", timedelta(seconds=1)),
+        ("openai", "embed_documents", timedelta(days=1)),
+        ("local", "embed_documents", timedelta(seconds=1)),
+    ):
+        write_usage(connection, row(provider, operation, ago))
+    book = book_of_ledger(connection, "acme", NOON)
+    assert list(book.used) == ["openai"], "what runs here is nobody's to limit"
+    assert (day_nano(book, "openai"), month_nano(book, "openai")) == (5 * 10**8, 75 * 10**7)
+    used = book.used["openai"]
+    assert (sum(used.requests.values()), sum(used.tokens.values())) == (1, 100), (
+        "of moderation, dollars alone"
+    )
 
 
 def test_settling_twice_or_late_changes_nothing_more(world: World, connection: psycopg.Connection) -> None:
