@@ -21,7 +21,6 @@ from transforms.allowance.checks import Rules
 from transforms.allowance.ledger import book_of_ledger
 from transforms.allowance.opening import open_allowance
 from transforms.allowance.rules import read_rules, write_file_rules
-from transforms.allowance.shared import RULES_KEPT_FOR
 from transforms.usage import write_usage
 
 
@@ -169,7 +168,7 @@ def test_a_raised_budget_is_seen_at_once_and_a_new_limit_in_five_minutes(
     worker.reserve(request(client))
     rule(connection, RateLimit(client=client, requests_per_minute=1))
     worker.reserve(request(client))
-    world.clock.pass_(RULES_KEPT_FOR)
+    world.clock.pass_(timedelta(minutes=5))
     worker.reserve(request(client))
     with pytest.raises(LimitReached):
         worker.reserve(request(client))
