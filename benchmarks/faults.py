@@ -1,6 +1,6 @@
 """What a run on a real Flink cluster makes of faults in its middle: rows, duplicates, losses, and the ledger.
 
-    python -m benchmarks.faults [--only workers postgres] [--issues 900] [--export FILE] [--json FILE]
+    python -m benchmarks.faults [--only workers postgres] [--issues 900] [--export FILE] [--prism] [--json FILE]
 
 A cluster, a Postgres and an endpoint for embeddings are started for this alone, on free ports; nothing else on the
 machine is touched. The endpoint is the fakes' own, over HTTP on loopback: it computes next to nothing, takes its
@@ -349,6 +349,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="faults (all)")
     parser.add_argument("--issues", type=int, default=900, help="(%(default)s)")
     parser.add_argument("--export", type=Path, help="JSON lines of Jira, gzip or not; else made-up issues")
+    parser.add_argument("--prism", action="store_true", help="an undisturbed run through Prism as well")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     console, before = Console(width=130), load_average()
@@ -360,6 +361,10 @@ def main() -> int:
             here = observe(world, "direct", 0, lambda world: None)
             right = rows_of(world.store, load_config(world.config))
             rows.append(measured(world, "none, no cluster", right, here))
+            if options.prism:
+                _empty(world)
+                outcome = observe(world, "prism", 0, lambda world: None)
+                rows.append(measured(world, "none, Prism", right, outcome))
             for fault in options.only:
                 console.print(f"{fault} ...", highlight=False)
                 up(world.state)
