@@ -72,6 +72,9 @@ def _ended(
             with _told(target, note):
                 _wait(result)
             return result
+        except errors.PipelineError as error:  # a step that could not even begin
+            error.args = (_without_step(str(error)), *error.args[1:])
+            raise
         except RuntimeError as error:
             failure = original_error(error)
             if failure is not error or target.lost_job is None:
@@ -129,5 +132,10 @@ def original_error(error: RuntimeError) -> BaseException:
             return KeyboardInterrupt()
         kind = getattr(errors, name, None)
         if isinstance(kind, type) and issubclass(kind, errors.PipelineError):
-            return kind(message.partition(" [while running")[0])
+            return kind(_without_step(message))
     return error
+
+
+def _without_step(message: str) -> str:
+    """Beam says in which step it was; a person reads what is wrong."""
+    return message.partition(" [while running")[0]
