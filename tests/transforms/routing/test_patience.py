@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 
 import psycopg
@@ -14,35 +13,14 @@ from tests.transforms.routing.world import (
     INFO,
     FakeClock,
     FakeEndpoint,
+    Open,
     integration,
     quick,
-    router_over,
     tokens_of,
 )
-from transforms.postgres import Store
 from transforms.providers.base import RequestLimits
 from transforms.routing.breaker import FAILURES
 from transforms.routing.router import LONGEST_BACKOFF_S, Router
-
-Open = Callable[..., Router]
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def opened(database: Store, clock: FakeClock) -> Iterator[Open]:
-    """Makes routers over the test's database, and closes them."""
-    with ExitStack() as stack:
-
-        def over(endpoints: dict[str, FakeEndpoint], **settings: object) -> Router:
-            router = router_over(database, endpoints, clock, **settings)  # type: ignore[arg-type]
-            stack.callback(router.close)
-            return router
-
-        yield over
 
 
 def embed(router: Router, clock: FakeClock, *texts: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from decimal import Decimal
 
 import numpy as np
@@ -38,10 +38,10 @@ from tests.transforms.routing.world import (
     WEIGHTS,
     FakeClock,
     FakeEndpoint,
+    Open,
     integration,
     ledger,
     quick,
-    router_over,
     tokens_of,
 )
 from transforms.allowance.base import Estimate, Reservation
@@ -52,8 +52,6 @@ from transforms.providers.metering import ProviderCall
 from transforms.routing.router import Router
 
 TEXTS = ["the first text", "a second one"]
-
-Open = Callable[..., Router]
 
 
 class Book(NoAllowance):
@@ -76,24 +74,6 @@ class Book(NoAllowance):
     def release(self, reservation: Reservation) -> None:
         del self.held[reservation.reservation_id]
         self.released += 1
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def opened(database: Store, clock: FakeClock) -> Iterator[Open]:
-    """Makes routers over the test's database, and closes them."""
-    with ExitStack() as stack:
-
-        def over(endpoints: dict[str, FakeEndpoint], **settings: object) -> Router:
-            router = router_over(database, endpoints, clock, **settings)  # type: ignore[arg-type]
-            stack.callback(router.close)
-            return router
-
-        yield over
 
 
 def embed(router: Router, clock: FakeClock, texts: Sequence[str] = TEXTS) -> np.ndarray:

@@ -37,6 +37,9 @@ PRICE = Price(Decimal("0.02"), date(2026, 11, 1), "a test")
 INFO = ModelInfo("openai", WEIGHTS, DIMENSIONS, False, RequestLimits(100, 10_000, 512), PRICE)
 
 
+Open = Callable[..., Router]
+
+
 @dataclass
 class FakeClock:
     """Moves on when somebody waits."""
