@@ -23,9 +23,9 @@ def test_routing_limits_cache_and_redaction_are_counted_together() -> None:
     assert found["shares"]["redaction"] == 0.02
 
 
-@pytest.mark.parametrize(("redaction", "status"), [(3.25, 0), (3.27, 1)])
-def test_more_than_five_percent_fails(
-    redaction: float, status: int, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("redaction", "missed"), [(2.25, 0), (2.27, 1), (3.25, 1), (3.27, 2)])
+def test_more_than_five_percent_fails_with_either_cache(
+    redaction: float, missed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert verdict(shares_of(SPENT | {"redaction": redaction})) == status
-    assert ("wanted at most 0.05" in capsys.readouterr().out) == bool(status)
+    assert verdict(shares_of(SPENT | {"redaction": redaction})) == bool(missed)
+    assert capsys.readouterr().out.count("wanted at most 0.05") == missed
