@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from schemas.config import Chunking, Model
 from schemas.documents import Document, Format, Kind, SourceRecord
 from transforms.chunk import chunk_document
-from transforms.detectors import secrets
+from transforms.detectors import commands, numbers, secrets
 from transforms.detectors.base import KINDS, PLACEHOLDERS, Finding
 from transforms.detectors.numbers import is_card
-from transforms.detectors.secrets import ASSIGNED, RULES, find_secrets, fold
+from transforms.detectors.prefilters import has_long_number, has_long_word
+from transforms.detectors.secrets import ASSIGNED, OF_LONG_WORDS, RULES, Rule, find_secrets, fold
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.word_memo import WordMemo
 from transforms.redaction import DETECTORS, merged, redact_text, redact_value
@@ -159,8 +160,42 @@ def test_no_value_that_is_found_alone_is_left_among_others(items: list[Item]) ->
 @settings(deadline=None)
 @given(COMPOSED)
 def test_looking_first_for_what_a_rule_cannot_do_without_loses_nothing(text: str) -> None:
-    without = {finding for rule in (*RULES, *ASSIGNED) for finding in secrets._matches(rule, text)}
+    without = {finding for rule in RULES for finding in secrets._matches(rule, text)}
     assert without <= set(find_secrets(text))
+
+
+@pytest.mark.parametrize("rule", [*OF_LONG_WORDS, *ASSIGNED], ids=lambda rule: rule.pattern.pattern[:24])
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_whatever_these_expressions_match_has_a_long_word(rule: Rule, data: st.DataObject) -> None:
+    match = data.draw(st.from_regex(rule.pattern))
+    assert has_long_word(match)
+
+
+@settings(deadline=None)
+@given(st.from_regex(numbers._REGION))
+def test_wherever_numbers_of_people_are_looked_for_there_are_digits_enough(text: str) -> None:
+    assert has_long_number(text)
+
+
+@pytest.mark.parametrize("program", commands._PROGRAMS, ids=lambda program: program.name)
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_every_command_with_a_password_has_an_option(program: commands._Program, data: st.DataObject) -> None:
+    assert commands._OPTION.search(data.draw(st.from_regex(program.option)))
+
+
+@pytest.mark.parametrize(
+    ("needs", "pattern"), commands._ELSEWHERE, ids=lambda one: getattr(one, "pattern", one)[:24]
+)
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_whatever_is_a_password_of_any_program_has_what_is_looked_for_first(
+    needs: str, pattern: re.Pattern[str], data: st.DataObject
+) -> None:
+    match = data.draw(st.from_regex(pattern))
+    assert needs in match
+    assert any(part in match for part in commands._IN_ALL_ELSEWHERE)
 
 
 def test_folding_covers_all_that_python_takes_for_the_same_letter() -> None:

@@ -54,6 +54,8 @@ _PROGRAMS = (
     _program("7z", r"\s-p" + _VALUE, "[ar]?"),
     _program("smbclient", r"\s-U\s{0,4}[^\s%\"']{1,64}%" + _VALUE),
 )
+_OPTION = re.compile(r"-(?<=\s-)-?[a-zA-Z]")
+"""What each command of `_PROGRAMS` has; most texts have none."""
 _END = re.compile(r"(?<!\\)\n|[|;]|&&")
 
 _ELSEWHERE = (
@@ -84,6 +86,8 @@ _ELSEWHERE = (
     ),
 )
 """What every text with a match holds, and the expression."""
+_IN_ALL_ELSEWHERE = ("pass", "PASS", "PWD")
+"""One of them is in whatever those match."""
 
 _SHOUTED = re.compile(r"[A-Z][A-Z_\-]*")
 """`YOUR_SECRET`: what the author of a manual leaves to its reader."""
@@ -109,6 +113,8 @@ def find_command_passwords(text: str) -> Iterator[Finding]:
 
 
 def _of_programs(text: str) -> Iterator[re.Match[str]]:
+    if not _OPTION.search(text):
+        return
     for name, head, option in _PROGRAMS:
         if name not in text:
             continue
@@ -120,6 +126,8 @@ def _of_programs(text: str) -> Iterator[re.Match[str]]:
 
 
 def _of_any_program(text: str) -> Iterator[re.Match[str]]:
+    if not any(part in text for part in _IN_ALL_ELSEWHERE):
+        return
     for needs, pattern in _ELSEWHERE:
         if needs in text:
             yield from pattern.finditer(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from phonenumbers import Leniency, NumberParseException, PhoneNumberMatcher, is_valid_number, parse
 from stdnum import luhn
@@ -11,9 +12,10 @@ from stdnum.ca import sin
 from stdnum.us import ssn
 
 from transforms.detectors.base import Finding
+from transforms.detectors.prefilters import has_long_number
 
 _REGION = re.compile(r"[0-9](?:[ \u00a0.()\-]{0,2}[0-9]){8,}")
-"""Where nine digits or more stand together; only there the others look."""
+"""Where nine digits or more (`LONG_NUMBER`) stand together; only there the others look."""
 
 _BEFORE = r"(?<![\w.\-/@%$])"
 _AFTER = r"(?![\w\-/@%]|[.,:][0-9])"
@@ -48,7 +50,7 @@ def find_numbers(text: str) -> Iterator[Finding]:
     Telephone numbers are those that begin with a country code, and North American ones written with their separators:
     ten digits alone are as often a time or an id.
     """
-    for region in _REGION.finditer(text):
+    for region in _REGION.finditer(text) if has_long_number(text) else ():
         start, end = max(0, region.start() - 1), min(len(text), region.end() + 2)
         for match in _SSN.finditer(text, start, end):
             if ssn.is_valid(match.group()):
@@ -77,7 +79,9 @@ def is_card(written: str) -> bool:
     return bool(luhn.is_valid(digits))
 
 
+@lru_cache(maxsize=1024)
 def _is_phone(written: str) -> bool:
+    """Whether a number as it is written is one; the same few stand below many mails."""
     try:
         return is_valid_number(parse(written, "US"))
     except NumberParseException:

@@ -1,14 +1,15 @@
 """Keys, tokens and passwords, by the expressions of `detect-secrets`, which its maintainers keep.
 
 They are run over whole texts instead of line by line, and only where a text holds what an expression cannot do
-without: four of them alone would take longer than everything else here. Its guesses by entropy are left out, as every
+without: four of them alone would take longer than everything else here, and most texts have no word that is long
+enough for a key. Its guesses by entropy are left out, as every
 commit sha is one; so are those by the name of a variable, as issues are full of `password` and `token` in prose.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from detect_secrets.plugins.artifactory import ArtifactoryDetector
@@ -36,6 +37,7 @@ from detect_secrets.plugins.telegram_token import TelegramBotTokenDetector
 from detect_secrets.plugins.twilio import TwilioKeyDetector
 
 from transforms.detectors.base import Finding
+from transforms.detectors.prefilters import has_long_word
 
 Needs = str | re.Pattern[str] | None
 
@@ -67,35 +69,39 @@ def _rules(kind: str, detector: type[RegexBasedDetector], *needs: Needs, group: 
 _JWT = re.compile(r"eyJ[A-Za-z0-9\-_=]+\.[A-Za-z0-9\-_=]+(?:\.[A-Za-z0-9\-_+/=]*)?")
 """detect-secrets' own ends before the signature: enough to find a token, not to take it away."""
 
-RULES: tuple[Rule, ...] = (
+OF_LONG_WORDS: tuple[Rule, ...] = (
     Rule("AWS_KEY", AWSKeyDetector.denylist[0]),
-    Rule("AWS_KEY", AWSKeyDetector.denylist[1], "aws", group=1),
-    *_rules("AZURE_KEY", AzureStorageKeyDetector, "accountkey="),
     *_rules("GITHUB_TOKEN", GitHubTokenDetector, "gh"),
     # Fine-grained tokens; Atlassian's and others that detect-secrets 1.5 does not know, as GitHub's and their makers'
     # pages on secret scanning give them.
-    Rule("GITHUB_TOKEN", re.compile(r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}")),
-    *_rules("GITLAB_TOKEN", GitLabTokenDetector, "g"),
-    Rule("ATLASSIAN_TOKEN", re.compile(r"ATATT3[A-Za-z0-9_\-]{20,400}=?[A-F0-9]{0,8}")),
-    *_rules("SLACK_TOKEN", SlackDetector, "xox", "hooks.slack.com"),
+    Rule("GITHUB_TOKEN", re.compile(r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"), "github_pat_"),
+    *_rules("GITLAB_TOKEN", GitLabTokenDetector, "gl", "gr1348941", "gl"),
+    Rule("ATLASSIAN_TOKEN", re.compile(r"ATATT3[A-Za-z0-9_\-]{20,400}=?[A-F0-9]{0,8}"), "atatt3"),
     *_rules("STRIPE_KEY", StripeDetector, "k_live_"),
-    Rule("JWT", _JWT, "eyj", is_one=JwtTokenDetector.is_formally_valid),
-    Rule("API_KEY", re.compile(r"AIza[A-Za-z0-9_\-]{35}(?![\w\-])")),
-    Rule("API_KEY", re.compile(r"sk-ant-[A-Za-z0-9_\-]{32,200}")),
-    Rule("API_KEY", re.compile(r"hf_[A-Za-z]{34}(?!\w)")),
+    Rule("API_KEY", re.compile(r"AIza[A-Za-z0-9_\-]{35}(?![\w\-])"), "aiza"),
+    Rule("API_KEY", re.compile(r"sk-ant-[A-Za-z0-9_\-]{32,200}"), "sk-ant-"),
+    Rule("API_KEY", re.compile(r"hf_[A-Za-z]{34}(?!\w)"), "hf_"),
     *_rules("API_KEY", OpenAIDetector, "t3blbkfj"),
     *_rules("API_KEY", PypiTokenDetector, "pypi-"),
-    *_rules("API_KEY", NpmDetector, ":_authtoken=", group=1),
     *_rules("API_KEY", SendGridDetector, "sg."),
     *_rules("API_KEY", SquareOAuthDetector, "sq0csp-"),
     *_rules("API_KEY", MailchimpDetector, "-us"),
     *_rules("API_KEY", TwilioKeyDetector, None),
-    *_rules("API_KEY", DiscordBotTokenDetector, None),
+    *_rules("API_KEY", DiscordBotTokenDetector, re.compile(r"\.[a-zA-Z\d_-]{6}\.[a-zA-Z\d_-]{27}")),
     *_rules("API_KEY", TelegramBotTokenDetector, re.compile(r":[0-9A-Za-z_\-]{35}")),
-    *_rules("API_KEY", ArtifactoryDetector, "akc", re.compile(r"AP[0-9A-F][a-zA-Z0-9]{8}")),
     Rule("API_KEY", CloudantDetector.denylist[2], "cloudant", group=1),
     Rule("API_KEY", CloudantDetector.denylist[3], "cloudant", group=1),
     Rule("API_KEY", SoftlayerDetector.denylist[1], "softlayer", group=1),
+)
+"""What they match has a word as `has_long_word` looks for."""
+
+OTHERS: tuple[Rule, ...] = (
+    Rule("AWS_KEY", AWSKeyDetector.denylist[1], "aws", group=1),
+    *_rules("AZURE_KEY", AzureStorageKeyDetector, "accountkey="),
+    *_rules("SLACK_TOKEN", SlackDetector, "xox", "hooks.slack.com"),
+    Rule("JWT", _JWT, "eyj", is_one=JwtTokenDetector.is_formally_valid),
+    *_rules("API_KEY", NpmDetector, ":_authtoken=", group=1),
+    *_rules("API_KEY", ArtifactoryDetector, "akc", re.compile(r"AP[0-9A-F][a-zA-Z0-9]{8}")),
 )
 
 ASSIGNED: tuple[Rule, ...] = (
@@ -105,7 +111,9 @@ ASSIGNED: tuple[Rule, ...] = (
     *_rules("API_KEY", IbmCloudIamDetector, None, group=1),
     *_rules("API_KEY", IbmCosHmacDetector, None, group=1),
 )
-"""`key = value` by `RegexBasedDetector.build_assignment_regex`: the slow ones."""
+"""`key = value` by `RegexBasedDetector.build_assignment_regex`: the slow ones. A long word in each of them, too."""
+
+RULES = (*OTHERS, *OF_LONG_WORDS, *ASSIGNED)
 
 _ASSIGNMENTS = tuple(
     re.compile(name + r"[\"']?\]?(?: *(?:=|:|:=|=>|::)| +) *[\"']?[a-z0-9_\-]{24}")
@@ -129,12 +137,11 @@ MAX_KEY_CHARS = 20_000
 def find_secrets(text: str) -> Iterator[Finding]:
     """Keys, tokens and passwords in a text."""
     folded = fold(text)
-    for rule in RULES:
-        if _may_match(rule.needs, text, folded):
-            yield from _matches(rule, text)
-    if any(assignment.search(folded) for assignment in _ASSIGNMENTS):
-        for rule in ASSIGNED:
-            yield from _matches(rule, text)
+    yield from _of_rules(OTHERS, text, folded)
+    if has_long_word(text):
+        yield from _of_rules(OF_LONG_WORDS, text, folded)
+        if any(assignment.search(folded) for assignment in _ASSIGNMENTS):
+            yield from _of_rules(ASSIGNED, text, folded)
     for match in _USERINFO.finditer(text):
         yield Finding("PASSWORD", *match.span(1))
     if "private" in folded or "putty" in folded:
@@ -149,10 +156,15 @@ def fold(text: str) -> str:
     return text.replace("İ", "i").replace("ı", "i").replace("ſ", "s").lower()
 
 
-def _may_match(needs: Needs, text: str, folded: str) -> bool:
-    if needs is None:
-        return True
-    return needs in folded if isinstance(needs, str) else needs.search(text) is not None
+def _of_rules(rules: Iterable[Rule], text: str, folded: str) -> Iterator[Finding]:
+    for rule in rules:
+        needs = rule.needs
+        if isinstance(needs, str):
+            if needs not in folded:
+                continue
+        elif needs is not None and needs.search(text) is None:
+            continue
+        yield from _matches(rule, text)
 
 
 def _matches(rule: Rule, text: str) -> Iterator[Finding]:
