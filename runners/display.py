@@ -124,7 +124,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     facts = {
         "tokens": f"{usage.tokens:,} embedded, {summary.tokens_truncated:,} truncated",
         "embeddings": f"{usage.inputs:,} in {usage.calls:,} calls, {usage.reused:,} reused,"
-        f" {usage.cache_hits:,} from the cache ({usage.hit_rate:.1%})",
+        f" {usage.cache_hits:,} from equal texts ({usage.hit_rate:.1%})",
         "cost": f"{dollars(usage.cost_usd, 4)} and {usage.machine_seconds:,.1f} machine seconds",
         "quality": f"{quality.quality_score:.4f} over {quality.vectors:,} vectors",
     }

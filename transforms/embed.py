@@ -147,8 +147,8 @@ class EmbeddedBuffer:
     Args:
         chunks: of all of its documents.
         reused: chunks whose vector was stored with their own document.
-        cache_hits: distinct model inputs that the cache answered.
-        tokens_saved: of those inputs.
+        cache_hits: further chunks that the engine was not given: the cache, or an equal one beside them, answers.
+        tokens_saved: of those.
         engine_s: wall seconds in the engine.
     """
 
@@ -185,14 +185,15 @@ def embed_buffer(
     known = stored | {place: hits[key] for place, key in keys.items() if key in hits}
     batch, letters, calls, computed = _embed(engine, documents, known, max_batch_tokens, in_fp32)
     cache.put_many(scope, {keys[place]: vector for place, vector in computed.items()})
+    saved = _lengths_saved(documents, keys, hits)
     return EmbeddedBuffer(
         batch,
         letters,
         calls,
         chunks=sum(len(document.chunks) for document in documents),
         reused=len(stored),
-        cache_hits=len(hits),
-        tokens_saved=_tokens_of(hits, documents, keys),
+        cache_hits=len(saved),
+        tokens_saved=sum(saved),
         engine_s=sum(call.seconds for call in calls) / engine.facts.streams,
     )
 
@@ -207,16 +208,24 @@ def _input_keys(documents: Sequence[ChunkedDocument], stored: StoredVectors) -> 
     return {place: input_key(one) for place, one in places.items() if place not in stored}
 
 
-def _tokens_of(
-    hits: Iterable[bytes], documents: Sequence[ChunkedDocument], keys: Mapping[Place, bytes]
-) -> int:
-    """Tokens of distinct inputs, by cache key."""
-    tokens = {
-        keys.get((doc.document.record.document_id, chunk.text_hash)): len(chunk.model_input)
-        for doc in documents
-        for chunk in doc.chunks
-    }
-    return sum(tokens[key] for key in hits)
+def _lengths_saved(
+    documents: Sequence[ChunkedDocument], keys: Mapping[Place, bytes], hits: Iterable[bytes]
+) -> list[int]:
+    """Tokens of each chunk that the engine is not given, though its vector was not stored with its document.
+
+    With the tokens that the engine is given these are the tokens of all such chunks, wherever buffers are cut and
+    whatever the cache knows.
+    """
+    known = set(hits)
+    saved: list[int] = []
+    for doc in documents:
+        for chunk in doc.chunks:
+            key = keys.get((doc.document.record.document_id, chunk.text_hash))
+            if key in known:
+                saved.append(len(chunk.model_input))
+            elif key is not None:
+                known.add(key)
+    return saved
 
 
 def _utc_now() -> datetime:

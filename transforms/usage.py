@@ -22,7 +22,7 @@ class RunUsage:
     Args:
         inputs: texts given to an engine.
         reused: inputs answered from vectors stored before.
-        cache_hits: distinct inputs answered from the embedding cache.
+        cache_hits: as in `UsageEvent`.
         latency_s: wall seconds in the engine.
     """
 
@@ -38,7 +38,7 @@ class RunUsage:
 
     @property
     def hit_rate(self) -> float:
-        """Share of the inputs not reused that the cache answered, 0 to 1."""
+        """Share of the inputs not reused that no engine was given, 0 to 1."""
         return hit_rate(self.cache_hits, self.inputs)
 
 

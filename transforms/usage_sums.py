@@ -51,7 +51,7 @@ class UsageSums:
         inputs: texts given to an engine or provider, further attempts included.
         tokens: of them, as the provider billed them; as counted here where it did not say.
         reused: inputs answered from vectors already stored.
-        cache_hits: distinct inputs that the embedding cache answered, at no cost.
+        cache_hits: inputs that the embedding cache, or an equal one beside them, answered, at no cost.
         tokens_saved: of those.
         usd_saved: what the provider would have asked for those.
     """

@@ -40,7 +40,7 @@ def test_an_index_that_was_emptied_is_filled_again_without_the_engine(
 
     console = Console(record=True, width=120, quiet=False, file=(tmp_path / "out").open("w"))
     display.print_summary(console, second)
-    assert f"{second.usage.cache_hits} from the cache (100.0%)" in console.export_text()
+    assert f"{second.usage.cache_hits} from equal texts (100.0%)" in console.export_text()
     console.file.close()
     assert display.summary_as_dict(second)["usage"]["hit_rate"] == 1.0
     report = read_usage(config, ("source", "client"), parse_period("2d", datetime.now(UTC).date()))

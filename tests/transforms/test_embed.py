@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from schemas.errors import Parked
 from schemas.usage import Price
 from tests.transforms.fake_engine import NOW, POISON, FakeEngine, chunked, vector_of
+from transforms.caches.base import NoCache, VectorCache
 from transforms.caches.memory import MemoryCache
 from transforms.embed import embed_buffer, embed_documents
 from transforms.embedders.base import TokenIds, Vectors
@@ -128,17 +129,31 @@ def test_with_a_cache_every_vector_is_as_without_and_no_input_is_computed_twice(
     seen: set[tuple[int, ...]] = set()
     for number, texts in enumerate(buffers):
         documents = [chunked(f"{number}.{n}", text) for n, text in enumerate(texts)]
-        asked = {tuple(chunk.model_input.tolist()) for document in documents for chunk in document.chunks}
+        chunks = [tuple(chunk.model_input.tolist()) for document in documents for chunk in document.chunks]
+        asked = set(chunks)
         done = embed_buffer(engine, documents, {}, cache, "acme", 100)
         plain, _, _ = embed_documents(FakeEngine(), documents, {}, 100)
         assert done.batch.chunks == plain.chunks
-        assert (done.cache_hits, sum(call.inputs for call in done.calls)) == (
-            len(asked & seen),
-            len(asked - seen),
-        )
-        assert done.tokens_saved == sum(map(len, asked & seen))
+        assert sum(call.inputs for call in done.calls) == len(asked - seen)
+        assert done.cache_hits == len(chunks) - len(asked - seen)
+        assert done.tokens_saved == sum(map(len, chunks)) - sum(map(len, asked - seen))
         seen |= asked
     assert sum(engine.seen) == len(seen)
+
+
+@given(st.lists(token_lists, max_size=12), st.integers(1, 12), st.integers(1, 12))
+def test_tokens_computed_and_saved_are_the_tokens_of_all_chunks_wherever_buffers_are_cut(
+    texts: list[list[list[int]]], one_way: int, other_way: int
+) -> None:
+    documents = [chunked(str(number), text) for number, text in enumerate(texts)]
+    of_chunks = [len(chunk.model_input) for document in documents for chunk in document.chunks]
+    ways: list[tuple[int, VectorCache]] = [(one_way, fresh_cache()), (other_way, NoCache())]
+    for size, cache in ways:
+        buffers = [documents[start : start + size] for start in range(0, len(documents), size)]
+        done = [embed_buffer(FakeEngine(), buffer, {}, cache, "acme", 100) for buffer in buffers]
+        calls = [call for one in done for call in one.calls]
+        assert sum(call.tokens for call in calls) + sum(one.tokens_saved for one in done) == sum(of_chunks)
+        assert sum(call.inputs for call in calls) + sum(one.cache_hits for one in done) == len(of_chunks)
 
 
 def test_one_clients_vectors_never_serve_another() -> None:
