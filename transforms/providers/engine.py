@@ -192,6 +192,7 @@ def open_remote_engine(
             partial(open_provider, dimensions=space.dimensions),
             granted,
             meter,
+            account.run_id,
         )
         opened.callback(router.close)
         return RemoteEngine(space, router, purpose, model.max_batch_tokens, opened.pop_all())

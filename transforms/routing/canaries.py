@@ -12,6 +12,7 @@ import numpy as np
 import psycopg
 
 from schemas.errors import CanaryMismatch
+from schemas.ids import digest
 from transforms.embedders.base import Vectors
 from transforms.providers.base import Purpose
 
@@ -62,7 +63,7 @@ def proven_at(
     """When an endpoint last gave the canaries of a space.
 
     Args:
-        endpoint: digest of its configuration.
+        endpoint: digest of its configuration, and of who shares the proof.
     """
     found = connection.execute(
         "SELECT proven_at FROM endpoint_proofs WHERE space_id = %s AND purpose = %s AND endpoint = %s",
@@ -71,10 +72,37 @@ def proven_at(
     return None if found is None else found[0]
 
 
+def lock_proof(connection: psycopg.Connection, space_id: str, purpose: Purpose, endpoint: bytes) -> bool:
+    """Whether this connection alone may have a proof made now, until `unlock_proof`; does not wait."""
+    found = connection.execute(
+        "SELECT pg_try_advisory_lock(%s)", [_lock_key(space_id, purpose, endpoint)]
+    ).fetchone()
+    return found == (True,)
+
+
+def unlock_proof(connection: psycopg.Connection, space_id: str, purpose: Purpose, endpoint: bytes) -> None:
+    """After `lock_proof`."""
+    connection.execute("SELECT pg_advisory_unlock(%s)", [_lock_key(space_id, purpose, endpoint)])
+
+
+def _lock_key(space_id: str, purpose: Purpose, endpoint: bytes) -> int:
+    key = digest(b"proof", space_id.encode(), purpose.encode(), endpoint)
+    return int.from_bytes(key[:8], "big", signed=True)
+
+
 def keep_proof(
-    connection: psycopg.Connection, space_id: str, purpose: Purpose, endpoint: bytes, now: datetime
+    connection: psycopg.Connection,
+    space_id: str,
+    purpose: Purpose,
+    endpoint: bytes,
+    now: datetime,
+    holds_since: datetime,
 ) -> None:
-    """An endpoint gave the canaries of a space."""
+    """An endpoint gave the canaries of a space; proofs from before `holds_since` are forgotten."""
+    connection.execute(
+        "DELETE FROM endpoint_proofs WHERE space_id = %s AND purpose = %s AND proven_at < %s",
+        [space_id, purpose, holds_since],
+    )
     connection.execute(
         "INSERT INTO endpoint_proofs (space_id, purpose, endpoint, proven_at) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (space_id, purpose, endpoint) DO UPDATE SET proven_at = EXCLUDED.proven_at",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from schemas.integrations import Integration
 from schemas.spaces import EmbeddingSpace
 from transforms.allowance.base import Allowance
@@ -25,12 +27,14 @@ def open_router(
     open_provider: OpenProvider,
     allowance: Allowance,
     meter: Meter,
+    run_id: UUID | None = None,
 ) -> Router:
     """A router over the endpoints of a client's chain. No request is made yet.
 
     Args:
         integration: that the configuration file names.
         open_provider: connects to an endpoint, for the dimensions of `space`.
+        run_id: of the run that this is a worker of.
     Raises:
         UnknownName: there is no such integration.
         BadConfig: an endpoint of the chain does not serve the space, or its key is not where it should be.
@@ -48,4 +52,4 @@ def open_router(
     except BaseException:
         session.close()
         raise
-    return Router(space.space_id, chain, Requests(client, allowance, meter), session)
+    return Router(space.space_id, chain, Requests(client, allowance, meter), session, run_id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import count
+from uuid import UUID
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -40,13 +41,21 @@ class Router:
         space_id: of the space that all endpoints must serve.
         chain: the endpoints, the configured one first.
         session: its own, closed with it.
+        run_id: as for `Proofs`.
     """
 
-    def __init__(self, space_id: str, chain: Chain, requests: Requests, session: SharedSession) -> None:
+    def __init__(
+        self,
+        space_id: str,
+        chain: Chain,
+        requests: Requests,
+        session: SharedSession,
+        run_id: UUID | None = None,
+    ) -> None:
         self._chain = chain
         self._requests = requests
         self._session = session
-        self._proofs = Proofs(space_id, chain, requests, session)
+        self._proofs = Proofs(space_id, chain, requests, session, run_id)
 
     @property
     def info(self) -> ModelInfo:

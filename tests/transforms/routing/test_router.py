@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
+from uuid import UUID, uuid4
 
 import numpy as np
 import psycopg
@@ -182,6 +184,67 @@ def test_a_search_takes_the_proof_of_another_within_the_hour_unless_the_endpoint
     before = a.requests
     embed(with_documents, clock)
     assert a.requests - before == 2, "what embeds documents proves its endpoints itself"
+
+
+def test_an_endpoint_is_proven_once_a_run_and_anew_by_the_next_or_after_an_hour(
+    opened: Open, clock: FakeClock
+) -> None:
+    a, one_run, another = FakeEndpoint(), uuid4(), uuid4()
+
+    def requests_of_a_worker(
+        run_id: UUID | None, configure: Callable[[str], Integration] = integration
+    ) -> int:
+        before = a.requests
+        embed(opened({"a": a}, run_id=run_id, configure=configure), clock)
+        return a.requests - before
+
+    assert [requests_of_a_worker(one_run) for _ in range(3)] == [2, 1, 1]
+    assert [requests_of_a_worker(another) for _ in range(2)] == [2, 1]
+    assert requests_of_a_worker(one_run) == 1, "runs side by side do not undo each other's"
+    assert requests_of_a_worker(one_run, quick) == 2, "its configuration is another"
+    assert [requests_of_a_worker(None) for _ in range(2)] == [2, 2], "outside a run each proves by itself"
+    clock.time_s += 3601
+    assert requests_of_a_worker(one_run) == 2
+
+
+def test_weights_changed_in_the_middle_of_a_run_are_noticed_by_the_next(
+    opened: Open, clock: FakeClock
+) -> None:
+    embed(opened({"a": FakeEndpoint()}, run_id=uuid4()), clock)
+    changed = FakeEndpoint(weights="changed")
+    with pytest.raises(Parked, match="lowest cosine"):
+        embed(opened({"a": changed}, run_id=uuid4()), clock)
+    assert not changed.texts
+
+
+@pytest.mark.parametrize(("comes_to_its_end", "proofs"), [(True, 1), (False, 2)])
+def test_a_worker_waits_for_the_proof_that_another_makes_but_not_for_ever(
+    opened: Open, clock: FakeClock, comes_to_its_end: bool, proofs: int
+) -> None:
+    begun, goes_on, run_id = threading.Event(), threading.Event(), uuid4()
+
+    def at_the_proof(number: int, texts: Sequence[str]) -> None:
+        begun.set()
+        assert goes_on.wait(30)
+
+    slow, quick_one = FakeEndpoint(plan=at_the_proof), FakeEndpoint()
+
+    def pause(duration_s: float) -> None:
+        if comes_to_its_end:
+            goes_on.set()
+            time.sleep(0.01)
+        else:
+            clock.time_s += duration_s
+
+    first = threading.Thread(target=lambda: embed(opened({"a": slow}, run_id=run_id), clock))
+    second = opened({"a": quick_one}, run_id=run_id)
+    first.start()
+    assert begun.wait(30)
+    second.embed(TEXTS, "document", 5, pause)
+    goes_on.set()
+    first.join(30)
+    assert not first.is_alive()
+    assert slow.requests + quick_one.requests == 2 + proofs
 
 
 def test_a_rate_limit_is_waited_for_as_long_as_it_says(opened: Open, clock: FakeClock) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from uuid import UUID
 
 import numpy as np
 
@@ -130,6 +131,7 @@ def router_over(
     allowance: Allowance | None = None,
     meter: Meter | None = None,
     configure: Callable[[str], Integration] = integration,
+    run_id: UUID | None = None,
 ) -> Router:
     """A worker's router over endpoints in this order, on a fake clock."""
     session = SharedSession(store)
@@ -151,7 +153,7 @@ def router_over(
     requests = Requests(
         "acme", allowance or NoAllowance(), meter or (lambda call: None), clock.now, clock.monotonic_s
     )
-    return Router(SPACE.space_id, Chain(lambda: integrations, build), requests, session)
+    return Router(SPACE.space_id, Chain(lambda: integrations, build), requests, session, run_id)
 
 
 def ledger(store: Store) -> LedgerMeter:
