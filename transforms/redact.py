@@ -11,7 +11,7 @@ import orjson
 from apache_beam.metrics import Metrics
 
 from schemas.documents import DeadLetter, Document
-from transforms.redaction import REDACTOR_VERSION, redact_text, redact_value
+from transforms.redaction import REDACTOR_VERSION, found_in_any, redact_text, redact_value, strings_in
 
 REDACTED = "headrace.redacted"
 """Namespace of the counters of values replaced, by kind."""
@@ -28,12 +28,15 @@ def redact_document(document: Document) -> Document:
     Keys, projects and links stay: they are what documents are found by. A title that stands in the text is counted
     there alone; a comment's is that of what it is about.
     """
-    text, counts = redact_text(document.text)
+    text, found = redact_text(document.text)
+    about = (document.title, document.author, document.url)
+    if not found_in_any((*about, *strings_in(document.attributes))):
+        return replace(document, text=text, redactions=dict(sorted(found.items()))) if found else document
     title, in_title = redact_text(document.title)
     author, in_author = redact_text(document.author)
     url, in_url = redact_text(document.url)
     attributes, in_attributes = redact_value(document.attributes)
-    found = counts + in_author + in_url + in_attributes
+    found = found + in_author + in_url + in_attributes
     if document.title not in document.text:
         found += in_title
     if not found and not in_title:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from transforms.detectors.addresses import find_emails, find_ips
@@ -25,6 +24,9 @@ DETECTORS: tuple[Detector, ...] = (
     find_numbers,
     find_ips,
 )
+
+_BETWEEN_TEXTS = "\n\0\n"
+"""To a detector as good as an end and a beginning: no expression goes over it, or sees what is beyond."""
 
 MAX_PASSES = 8
 """A placeholder may set free what stood against the value it replaced; each pass leaves less to find."""
@@ -65,13 +67,8 @@ def _replaced(text: str, findings: Iterable[Finding]) -> str:
 def redact_value(value: Any) -> tuple[Any, Counter[str]]:
     """A JSON-able value with every string in it redacted, names of members too; numbers stay."""
     counts: Counter[str] = Counter()
-
-    def member_name(name: Any) -> Any:
-        if not isinstance(name, str):
-            return name
-        redacted, found = _redact_name(name)
-        counts.update(found)
-        return redacted
+    if not found_in_any(strings_in(value)):
+        return value, counts
 
     def walk(item: Any) -> Any:
         if isinstance(item, str):
@@ -79,7 +76,7 @@ def redact_value(value: Any) -> tuple[Any, Counter[str]]:
             counts.update(found)
             return text
         if isinstance(item, Mapping):
-            return {member_name(name): walk(member) for name, member in item.items()}
+            return {walk(name): walk(member) for name, member in item.items()}
         if isinstance(item, list | tuple):
             return [walk(member) for member in item]
         return item
@@ -87,7 +84,21 @@ def redact_value(value: Any) -> tuple[Any, Counter[str]]:
     return walk(value), counts
 
 
-@lru_cache(maxsize=1024)
-def _redact_name(name: str) -> tuple[str, Counter[str]]:
-    """As `redact_text`; records have the same names over and over."""
-    return redact_text(name)
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string of a JSON-able value, names of members too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            yield from strings_in(name)
+            yield from strings_in(member)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            yield from strings_in(member)
+
+
+def found_in_any(texts: Iterable[str]) -> bool:
+    """Whether something is found in one of several texts, which takes a look at them all together; it may say yes
+    where nothing is."""
+    together = _BETWEEN_TEXTS.join(texts)
+    return any(True for detect in DETECTORS for _ in detect(together))

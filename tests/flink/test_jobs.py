@@ -14,6 +14,8 @@ import psutil
 import pytest
 from rich.console import Console
 
+from benchmarks.ledger_sums import ledger_sums
+from extractors.exports import PAGE_RECORDS
 from runners import flink_rest
 from runners.flink_cluster import Cluster
 from runners.flink_jobs import job_rows
@@ -27,6 +29,7 @@ from schemas.integrations import Integration, Performance
 from tests.fakes.embedding_provider import DIMENSIONS, KEY, MODEL, FakeProvider, always, late
 from tests.fakes.serving import serve
 from tests.runners.world import issue, rows_of, run_quietly, write_export
+from transforms.embedders.models import space_of
 from transforms.postgres import Store
 
 BOUND_S = 120.0
@@ -130,6 +133,43 @@ def test_rows_counts_and_ledger_are_those_of_a_run_in_this_process(
     assert there.totals == here.totals == {"new": ISSUES}
     assert there.tokens_seen == here.tokens_seen
     assert (there.usage.tokens, there.usage.inputs) == (here.usage.tokens, here.usage.inputs)
+
+
+def test_both_workers_prove_an_endpoint_once_and_every_token_of_every_chunk_is_embedded_or_saved(
+    configured: Configured,
+    database: Store,
+    endpoint: tuple[FakeProvider, dict[str, object]],
+    tmp_path: Path,
+) -> None:
+    fake, model = endpoint
+    fake.plan = lambda number: None
+    config = configured(**model)
+    originals = [issue(number) for number in range(PAGE_RECORDS)]
+    twins = [
+        {**original, "id": f"9{original['id']}", "key": f"TWIN-{n}"} for n, original in enumerate(originals)
+    ]
+    write_export(tmp_path / "a.jsonl", originals + twins[:200])  # the second page is another worker's
+    space_id = space_of(config.model).space_id
+    sums, rows = [], []
+    for start in (_run, run_quietly):
+        fake.requests = fake.tokens_billed = 0
+        start(config)
+        rows.append(rows_of(database, config))
+        with database.connect() as connection:
+            sums.append(ledger_sums(connection, space_id))
+            ledger = connection.execute(
+                "SELECT count(*)::int, sum(tokens_reported)::int FROM ai_usage_tracking WHERE input_count > 0"
+            ).fetchone()
+        assert ledger == (fake.requests, fake.tokens_billed)
+        _forget(database)
+    there, here = sums
+    assert rows[0] == rows[1]
+    assert there.canaries == here.canaries == 1
+    assert there.add_up
+    assert here.add_up
+    assert there.tokens_of_chunks == here.tokens_of_chunks
+    assert here.tokens_saved > 0
+    assert there.tokens_embedded >= here.tokens_embedded, "each worker has a cache of its own"
 
 
 def test_killed_workers_cost_time_alone(

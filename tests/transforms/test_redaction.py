@@ -19,11 +19,11 @@ from transforms.chunk import chunk_document
 from transforms.detectors import commands, numbers, secrets
 from transforms.detectors.base import KINDS, PLACEHOLDERS, Finding
 from transforms.detectors.numbers import is_card
-from transforms.detectors.prefilters import has_long_number, has_long_word
-from transforms.detectors.secrets import ASSIGNED, OF_LONG_WORDS, RULES, Rule, find_secrets, fold
+from transforms.detectors.prefilters import LONG_WORD, has_long_number, long_words
+from transforms.detectors.secrets import RULES, WITHIN_LONG_WORDS, Rule, find_secrets, fold
 from transforms.embedders.loading import load_tokenizer
 from transforms.embedders.word_memo import WordMemo
-from transforms.redaction import DETECTORS, merged, redact_text, redact_value
+from transforms.redaction import DETECTORS, found_in_any, merged, redact_text, redact_value, strings_in
 
 LABELLED = Path(__file__).resolve().parent.parent / "data" / "redaction.txt"
 MARK = re.compile(r"⟦([A-Z_]+)\|(.*?)⟧", re.DOTALL)
@@ -164,12 +164,31 @@ def test_looking_first_for_what_a_rule_cannot_do_without_loses_nothing(text: str
     assert without <= set(find_secrets(text))
 
 
-@pytest.mark.parametrize("rule", [*OF_LONG_WORDS, *ASSIGNED], ids=lambda rule: rule.pattern.pattern[:24])
+@settings(deadline=None)
+@given(st.text(alphabet="aZ09_-\\ .:\né٣", max_size=200))
+def test_long_words_are_all_there_are_and_as_they_stand(text: str) -> None:
+    words = re.findall(r"[a-zA-Z0-9_\-\\\x80-\U0010ffff]+", text)
+    assert long_words(text).split() == [one for one in words if len(one.encode()) >= LONG_WORD]
+
+
+def named(rule: Rule) -> str:
+    return rule.pattern.pattern[:24]
+
+
+@pytest.mark.parametrize("rule", WITHIN_LONG_WORDS, ids=named)
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_these_expressions_match_the_same_within_a_long_word(rule: Rule, data: st.DataObject) -> None:
+    text = data.draw(st.from_regex(rule.pattern))
+    assert rule.pattern.search(text)
+    assert rule.pattern.search(long_words(text))
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in secrets.OTHERS], ids=named)
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
 def test_whatever_these_expressions_match_has_a_long_word(rule: Rule, data: st.DataObject) -> None:
-    match = data.draw(st.from_regex(rule.pattern))
-    assert has_long_word(match)
+    assert long_words(data.draw(st.from_regex(rule.pattern)))
 
 
 @settings(deadline=None)
@@ -196,6 +215,46 @@ def test_whatever_is_a_password_of_any_program_has_what_is_looked_for_first(
     match = data.draw(st.from_regex(pattern))
     assert needs in match
     assert any(part in match for part in commands._IN_ALL_ELSEWHERE)
+
+
+NEIGHBOURS = st.sampled_from(
+    [
+        "version ",
+        "ip: ",
+        "rev",
+        "host=",
+        "\\",
+        "BEGIN",
+        "1.2",
+        "44",
+        "a@b",
+        "--password x",
+        " -p",
+        "//u:",
+        "eyJ",
+    ]
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(COMPOSED | NEIGHBOURS, max_size=6))
+def test_what_is_found_in_one_text_is_found_among_others(texts: list[str]) -> None:
+    if any(found_in(text) for text in texts):
+        assert found_in_any(texts)
+
+
+@pytest.mark.parametrize(
+    "before", ["version ", "v", "rev", "a-", "x.", "\\", "BEGIN OPENSSH ", "--password x "]
+)
+def test_a_text_between_others_is_not_taken_for_a_part_of_them(before: str) -> None:
+    alone = {text for item in POSITIVES for text in (item.text, *item.values) if found_in(text)}
+    assert len(alone) > len(POSITIVES)
+    assert all(found_in_any([before, text, ".5"]) for text in alone)
+
+
+def test_strings_of_a_value_are_those_of_its_members_names_and_lists() -> None:
+    value = {"a": ["b", {"c": "d"}, 1, None], "e": ("f", True)}
+    assert sorted(strings_in(value)) == ["a", "b", "c", "d", "e", "f"]
 
 
 def test_folding_covers_all_that_python_takes_for_the_same_letter() -> None:

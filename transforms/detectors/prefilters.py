@@ -1,4 +1,4 @@
-"""Quick looks at a whole text, where most texts end: what they say no to, a slow expression cannot match.
+"""Quick looks at a whole text, where most texts end: what they leave out, a slow expression cannot match.
 
 They read the UTF-8 bytes through a table, in C: a third of the time of the quickest regular expression.
 """
@@ -22,9 +22,20 @@ _WITHIN_NUMBERS = " \u00a0.()-".encode()
 _A_NUMBER = b"0" * LONG_NUMBER
 
 
-def has_long_word(text: str) -> bool:
-    """Whether `LONG_WORD` letters, digits, `_`, `-` or backslashes stand together; yes for other scripts, too."""
-    return _A_WORD in _utf8(text).translate(_TO_WORDS)
+def long_words(text: str) -> str:
+    """The words of a text that have `LONG_WORD` bytes or more, a line each, as they stand there.
+
+    A word is letters, digits, `_`, `-` and backslashes, and whatever is not ASCII.
+    """
+    encoded = _utf8(text)
+    mapped = encoded.translate(_TO_WORDS)
+    words = []
+    start = mapped.find(_A_WORD)
+    while start >= 0:
+        end = mapped.find(b" ", start + LONG_WORD)
+        words.append(encoded[start : end if end >= 0 else len(encoded)])
+        start = mapped.find(_A_WORD, end) if end >= 0 else -1
+    return b"\n".join(words).decode("utf-8", "surrogatepass")
 
 
 def has_long_number(text: str) -> bool:

@@ -9,7 +9,7 @@ commit sha is one; so are those by the name of a variable, as issues are full of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from detect_secrets.plugins.artifactory import ArtifactoryDetector
@@ -37,7 +37,7 @@ from detect_secrets.plugins.telegram_token import TelegramBotTokenDetector
 from detect_secrets.plugins.twilio import TwilioKeyDetector
 
 from transforms.detectors.base import Finding
-from transforms.detectors.prefilters import has_long_word
+from transforms.detectors.prefilters import long_words
 
 Needs = str | re.Pattern[str] | None
 
@@ -69,31 +69,35 @@ def _rules(kind: str, detector: type[RegexBasedDetector], *needs: Needs, group: 
 _JWT = re.compile(r"eyJ[A-Za-z0-9\-_=]+\.[A-Za-z0-9\-_=]+(?:\.[A-Za-z0-9\-_+/=]*)?")
 """detect-secrets' own ends before the signature: enough to find a token, not to take it away."""
 
-OF_LONG_WORDS: tuple[Rule, ...] = (
+WITHIN_LONG_WORDS: tuple[Rule, ...] = (
     Rule("AWS_KEY", AWSKeyDetector.denylist[0]),
-    *_rules("GITHUB_TOKEN", GitHubTokenDetector, "gh"),
+    *_rules("GITHUB_TOKEN", GitHubTokenDetector, None),
     # Fine-grained tokens; Atlassian's and others that detect-secrets 1.5 does not know, as GitHub's and their makers'
     # pages on secret scanning give them.
-    Rule("GITHUB_TOKEN", re.compile(r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"), "github_pat_"),
-    *_rules("GITLAB_TOKEN", GitLabTokenDetector, "gl", "gr1348941", "gl"),
-    Rule("ATLASSIAN_TOKEN", re.compile(r"ATATT3[A-Za-z0-9_\-]{20,400}=?[A-F0-9]{0,8}"), "atatt3"),
-    *_rules("STRIPE_KEY", StripeDetector, "k_live_"),
-    Rule("API_KEY", re.compile(r"AIza[A-Za-z0-9_\-]{35}(?![\w\-])"), "aiza"),
-    Rule("API_KEY", re.compile(r"sk-ant-[A-Za-z0-9_\-]{32,200}"), "sk-ant-"),
-    Rule("API_KEY", re.compile(r"hf_[A-Za-z]{34}(?!\w)"), "hf_"),
+    Rule("GITHUB_TOKEN", re.compile(r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}")),
+    *_rules("GITLAB_TOKEN", GitLabTokenDetector, None),
+    Rule("ATLASSIAN_TOKEN", re.compile(r"ATATT3[A-Za-z0-9_\-]{20,400}=?[A-F0-9]{0,8}")),
+    *_rules("STRIPE_KEY", StripeDetector, None),
+    Rule("API_KEY", re.compile(r"AIza[A-Za-z0-9_\-]{35}(?![\w\-])")),
+    Rule("API_KEY", re.compile(r"sk-ant-[A-Za-z0-9_\-]{32,200}")),
+    Rule("API_KEY", re.compile(r"hf_[A-Za-z]{34}(?!\w)")),
     *_rules("API_KEY", OpenAIDetector, "t3blbkfj"),
-    *_rules("API_KEY", PypiTokenDetector, "pypi-"),
-    *_rules("API_KEY", SendGridDetector, "sg."),
-    *_rules("API_KEY", SquareOAuthDetector, "sq0csp-"),
+    *_rules("API_KEY", PypiTokenDetector, None),
+    *_rules("API_KEY", SquareOAuthDetector, None),
     *_rules("API_KEY", MailchimpDetector, "-us"),
     *_rules("API_KEY", TwilioKeyDetector, None),
+)
+"""These match as much as they need within one of the `long_words`."""
+
+WITH_LONG_WORDS: tuple[Rule, ...] = (
+    *_rules("API_KEY", SendGridDetector, "sg."),
     *_rules("API_KEY", DiscordBotTokenDetector, re.compile(r"\.[a-zA-Z\d_-]{6}\.[a-zA-Z\d_-]{27}")),
     *_rules("API_KEY", TelegramBotTokenDetector, re.compile(r":[0-9A-Za-z_\-]{35}")),
     Rule("API_KEY", CloudantDetector.denylist[2], "cloudant", group=1),
     Rule("API_KEY", CloudantDetector.denylist[3], "cloudant", group=1),
     Rule("API_KEY", SoftlayerDetector.denylist[1], "softlayer", group=1),
 )
-"""What they match has a word as `has_long_word` looks for."""
+"""These match a long word and what is around it."""
 
 OTHERS: tuple[Rule, ...] = (
     Rule("AWS_KEY", AWSKeyDetector.denylist[1], "aws", group=1),
@@ -111,9 +115,9 @@ ASSIGNED: tuple[Rule, ...] = (
     *_rules("API_KEY", IbmCloudIamDetector, None, group=1),
     *_rules("API_KEY", IbmCosHmacDetector, None, group=1),
 )
-"""`key = value` by `RegexBasedDetector.build_assignment_regex`: the slow ones. A long word in each of them, too."""
+"""`key = value` by `RegexBasedDetector.build_assignment_regex`: the slow ones. They match a long word, too."""
 
-RULES = (*OTHERS, *OF_LONG_WORDS, *ASSIGNED)
+RULES = (*OTHERS, *WITHIN_LONG_WORDS, *WITH_LONG_WORDS, *ASSIGNED)
 
 _ASSIGNMENTS = tuple(
     re.compile(name + r"[\"']?\]?(?: *(?:=|:|:=|=>|::)| +) *[\"']?[a-z0-9_\-]{24}")
@@ -137,11 +141,11 @@ MAX_KEY_CHARS = 20_000
 def find_secrets(text: str) -> Iterator[Finding]:
     """Keys, tokens and passwords in a text."""
     folded = fold(text)
-    yield from _of_rules(OTHERS, text, folded)
-    if has_long_word(text):
-        yield from _of_rules(OF_LONG_WORDS, text, folded)
-        if any(assignment.search(folded) for assignment in _ASSIGNMENTS):
-            yield from _of_rules(ASSIGNED, text, folded)
+    for rule in OTHERS:
+        if _may_match(rule.needs, text, folded):
+            yield from _matches(rule, text)
+    if words := long_words(text):
+        yield from _with_long_words(text, folded, words)
     for match in _USERINFO.finditer(text):
         yield Finding("PASSWORD", *match.span(1))
     if "private" in folded or "putty" in folded:
@@ -156,15 +160,23 @@ def fold(text: str) -> str:
     return text.replace("İ", "i").replace("ı", "i").replace("ſ", "s").lower()
 
 
-def _of_rules(rules: Iterable[Rule], text: str, folded: str) -> Iterator[Finding]:
-    for rule in rules:
-        needs = rule.needs
-        if isinstance(needs, str):
-            if needs not in folded:
-                continue
-        elif needs is not None and needs.search(text) is None:
-            continue
-        yield from _matches(rule, text)
+def _with_long_words(text: str, folded: str, words: str) -> Iterator[Finding]:
+    folded_words = fold(words)
+    for rule in WITHIN_LONG_WORDS:
+        if _may_match(rule.needs, words, folded_words) and rule.pattern.search(words):
+            yield from _matches(rule, text)
+    for rule in WITH_LONG_WORDS:
+        if _may_match(rule.needs, text, folded):
+            yield from _matches(rule, text)
+    if any(assignment.search(folded) for assignment in _ASSIGNMENTS):
+        for rule in ASSIGNED:
+            yield from _matches(rule, text)
+
+
+def _may_match(needs: Needs, text: str, folded: str) -> bool:
+    if needs is None:
+        return True
+    return needs in folded if isinstance(needs, str) else needs.search(text) is not None
 
 
 def _matches(rule: Rule, text: str) -> Iterator[Finding]:
