@@ -1,6 +1,7 @@
 """What a run on a real Flink cluster makes of faults in its middle: rows, duplicates, losses, and the ledger.
 
-    python -m benchmarks.faults [--only workers postgres] [--issues 900] [--export FILE] [--prism] [--json FILE]
+    python -m benchmarks.faults [--only workers postgres] [--issues 900] [--export FILE] [--prism] [--cache postgres]
+        [--json FILE]
 
 A cluster, a Postgres and an endpoint for embeddings are started for this alone, on free ports; nothing else on the
 machine is touched. The endpoint is the fakes' own, over HTTP on loopback: it computes next to nothing, takes its
@@ -10,7 +11,9 @@ soon as a third of the documents is stored. A run that ends with an error is sta
 
 `lost` and `extra` are rows that the undisturbed run has and this one has not, and the other way round; `duplicates`
 are documents or chunks stored twice. `requests` reached the endpoint; `in ledger` are rows for them, of which
-`unfinished` say that a worker died in their middle.
+`unfinished` say that a worker died in their middle. Where nothing disturbed a run, its ledger adds up to the token:
+what was embedded and what equal texts saved are the tokens of all chunks, the same on every runner, and the endpoint
+proved itself once.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import ROOT, load_average, machine
+from benchmarks.ledger_sums import LedgerSums, ledger_sums, shown_sums
 from benchmarks.suite import save
 from runners.fetch import fetch_flink
 from runners.flink_cluster import Cluster, down, running, up
@@ -48,6 +52,7 @@ from tests.fakes.embedding_provider import DIMENSIONS, KEY, MODEL, FakeProvider,
 from tests.fakes.serving import serve
 from tests.runners.world import issue, rows_of, write_export
 from transforms import embedded_postgres
+from transforms.embedders.models import space_of
 from transforms.postgres import Store
 
 DSN, ENDPOINT_KEY = "HEADRACE_FAULTS_DSN", "HEADRACE_FAULTS_KEY"
@@ -62,6 +67,7 @@ client = "acme"
 data_dir = "{data}"
 postgres.dsn = "env:{dsn}"
 privacy.redact = "off"
+cache.kind = "{cache}"
 
 [model]
 integration = "endpoint"
@@ -136,10 +142,19 @@ class Row:
     unfinished: int
     tokens_billed: int
     tokens_in_ledger: int
+    sums: LedgerSums
+
+    @property
+    def is_undisturbed(self) -> bool:
+        return self.fault.startswith("none")
 
     @property
     def ok(self) -> bool:
-        accounted = self.in_ledger >= self.requests and self.tokens_in_ledger >= self.tokens_billed
+        if self.is_undisturbed:
+            billed = self.in_ledger == self.requests and self.tokens_in_ledger == self.tokens_billed
+            accounted = billed and self.sums.add_up and self.sums.canaries == 1
+        else:
+            accounted = self.in_ledger >= self.requests and self.tokens_in_ledger >= self.tokens_billed
         return self.runs > 0 and accounted and not (self.lost or self.extra or self.duplicates)
 
 
@@ -192,7 +207,7 @@ FAULTS: dict[str, Callable[[World], None]] = {
 
 
 @contextmanager
-def started(folder: Path, export: Path) -> Iterator[World]:
+def started(folder: Path, export: Path, cache: str) -> Iterator[World]:
     """A world of its own, in a folder."""
     fetch_flink()
     database = folder / "data" / "postgres"
@@ -217,6 +232,7 @@ def started(folder: Path, export: Path) -> Iterator[World]:
                 flink=cluster.url,
                 pool=cluster.worker_pool,
                 export=export,
+                cache=cache,
             )
         )
         yield World(folder / "flink", config, Store(f"env:{DSN}"), database, endpoint)
@@ -300,6 +316,7 @@ def measured(
             " FROM ai_usage_tracking WHERE input_count > 0",
             [UNFINISHED],
         ).fetchone()
+        sums = ledger_sums(connection, space_of(load_config(world.config).model).space_id)
     calls, unfinished, tokens = ledger or (0, 0, 0)
     runs, said, seconds = outcome
     return Row(
@@ -317,6 +334,7 @@ def measured(
         unfinished=unfinished,
         tokens_billed=world.endpoint.tokens_billed,
         tokens_in_ledger=tokens,
+        sums=sums,
     )
 
 
@@ -350,13 +368,16 @@ def main() -> int:
     parser.add_argument("--issues", type=int, default=900, help="(%(default)s)")
     parser.add_argument("--export", type=Path, help="JSON lines of Jira, gzip or not; else made-up issues")
     parser.add_argument("--prism", action="store_true", help="an undisturbed run through Prism as well")
+    parser.add_argument(
+        "--cache", choices=["memory", "postgres"], default="memory", help="of vectors (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     console, before = Console(width=130), load_average()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="headrace-faults-") as name:
         folder = Path(name)
-        with started(folder, _export(folder, options.export, options.issues)) as world:
+        with started(folder, _export(folder, options.export, options.issues), options.cache) as world:
             _empty(world)
             here = observe(world, "direct", 0, lambda world: None)
             right = rows_of(world.store, load_config(world.config))
@@ -375,6 +396,7 @@ def main() -> int:
                 if rows[-1].said:
                     console.print(f"  {rows[-1].said}", markup=False, highlight=False)
     console.print(shown(rows))
+    console.print(shown_sums((row.fault, row.sums) for row in rows if row.is_undisturbed))
     save(
         options.json,
         {
