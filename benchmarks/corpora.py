@@ -16,7 +16,7 @@ from pathlib import Path
 from extractors.exports import ExportFiles
 from extractors.read import to_document
 from schemas.config import Chunking, Model
-from schemas.documents import Chunk
+from schemas.documents import Chunk, Document
 from schemas.errors import RecordError
 from schemas.sources import ExportSource
 from transforms.chunk import chunk_document
@@ -68,17 +68,22 @@ def jira_texts(export: Path, tokenizer: Tokenizer, max_tokens: int) -> Iterator[
         yield chunk.text
 
 
-def jira_chunks(export: Path, tokenizer: Tokenizer, max_tokens: int) -> Iterator[Chunk]:
-    """Chunks of the issues of an export as a run would make them."""
+def jira_documents(export: Path) -> Iterator[Document]:
+    """Documents of the issues of an export; issues without any are passed over."""
     source = ExportSource(type="export", name="jira", paths=(str(export.resolve()),))
-    words = WordMemo(tokenizer)
     for page in ExportFiles(source, "benchmark").pages(None):
         for record in page.records:
             try:
-                document = to_document(record, source)
+                yield to_document(record, source)
             except RecordError:
                 continue
-            yield from chunk_document(document, words, Chunking(), max_tokens).chunks
+
+
+def jira_chunks(export: Path, tokenizer: Tokenizer, max_tokens: int) -> Iterator[Chunk]:
+    """Chunks of the issues of an export as a run would make them."""
+    words = WordMemo(tokenizer)
+    for document in jira_documents(export):
+        yield from chunk_document(document, words, Chunking(), max_tokens).chunks
 
 
 def make_corpora(

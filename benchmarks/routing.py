@@ -2,10 +2,11 @@
 
     python -m benchmarks.routing --data ../shared/data [--every 20] [--precision fast] [--json FILE]
 
-Chunks of Jira issues are redacted, looked up in a cache and handed to the router, whose one endpoint answers at once:
-all that is measured is ours. Routing is packing, breaker and gate; limits are a rate limit and a budget in Postgres,
-with its durability on, and the row of the ledger. The local engine embeds the same chunks, by turns (figures: seconds
-for a million tokens, and shares of the local engine's).
+Jira issues are redacted as the pipeline does it, whole and with their attributes; their chunks are looked up in a
+cache and handed to the router, whose one endpoint answers at once: all that is measured is ours. Routing is packing,
+breaker and gate; limits are a rate limit and a budget in Postgres, with its durability on, and the row of the ledger.
+The local engine embeds the same chunks, by turns (figures: seconds for a million tokens, and shares of the local
+engine's).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
@@ -29,11 +30,12 @@ from uuid import uuid4
 
 import numpy as np
 
-from benchmarks.corpora import JIRA, jira_chunks
+from benchmarks.corpora import JIRA, jira_documents
 from benchmarks.hardware import machine
 from benchmarks.suite import save
 from schemas.allowances import AllowanceSettings, Budget, RateLimit
-from schemas.config import Cache, Config, Model
+from schemas.config import Cache, Chunking, Config, Model
+from schemas.documents import Chunk, Document
 from schemas.integrations import Integration
 from schemas.spaces import EmbeddingSpace, Precision
 from schemas.usage import Price
@@ -43,14 +45,16 @@ from transforms.allowance.opening import open_allowance
 from transforms.allowance.rules import set_rule
 from transforms.caches.base import CacheScope, input_key
 from transforms.caches.opening import open_cache
+from transforms.chunk import chunk_document
 from transforms.embedders.batching import embed_all
 from transforms.embedders.loading import load_engine, load_tokenizer
+from transforms.embedders.word_memo import WordMemo
 from transforms.postgres import Store, open_store
 from transforms.providers.base import ModelInfo, Purpose, Reply, RequestLimits
 from transforms.providers.engine import RemoteEngine
 from transforms.providers.inputs import RemoteWords, TextInput
 from transforms.providers.metering import Account, LedgerMeter
-from transforms.redaction import redact_text
+from transforms.redact import redact_document
 from transforms.routing.opening import open_router
 from transforms.stored_integrations import write_integrations
 
@@ -164,21 +168,40 @@ def in_buffers(inputs: Sequence[Any]) -> list[list[Any]]:
     return [buffer for buffer in buffers if buffer]
 
 
+def in_turns(
+    documents: Iterable[Document], words: WordMemo, max_tokens: int
+) -> Iterator[tuple[list[Document], list[Chunk]]]:
+    """So many documents with their chunks that these fill `BUFFERS_AT_ONCE` buffers: by turns, a machine that is busy
+    for a while slows all that is measured."""
+    those: list[Document] = []
+    made: list[Chunk] = []
+    for document in documents:
+        those.append(document)
+        made += chunk_document(document, words, Chunking(), max_tokens).chunks
+        if sum(len(chunk.model_input) for chunk in made) >= BUFFER_TOKENS * BUFFERS_AT_ONCE:
+            yield those, made
+            those, made = [], []
+    if made:
+        yield those, made
+
+
 def measure(export: Path, every: int, precision: Precision, store: Store) -> dict[str, Any]:
     """Seconds of each part for the same issues."""
     model = Model(precision=precision)
-    engine, tokenizer, words = load_engine(model), load_tokenizer(model), RemoteWords()
-    chunks = list(islice(jira_chunks(export, tokenizer, engine.space.max_tokens), 0, None, every))
-    local = in_buffers([chunk.model_input for chunk in chunks])
-    remote = in_buffers([TextInput(chunk.text, words.count(chunk.text)) for chunk in chunks])
-    embed_all(engine, local[0][:64], model.max_batch_tokens)  # warms up
-    redact_text(chunks[0].text)
+    engine, words = load_engine(model), RemoteWords()
+    memo = WordMemo(load_tokenizer(model))
+    redact_document(next(jira_documents(export)))
     spent: Counter[str] = Counter()
-    for n in range(0, len(local), BUFFERS_AT_ONCE):  # by turns, so that a busy machine slows all of them
-        ours, theirs = local[n : n + BUFFERS_AT_ONCE], remote[n : n + BUFFERS_AT_ONCE]
-        if not theirs:
-            break
-        texts = [one.text for buffer in theirs for one in buffer]
+    issues = chunks = tokens = 0
+    for documents, made in in_turns(
+        islice(jira_documents(export), 0, None, every), memo, engine.space.max_tokens
+    ):
+        ours = in_buffers([chunk.model_input for chunk in made])
+        theirs = in_buffers([TextInput(chunk.text, words.count(chunk.text)) for chunk in made])
+        if not chunks:
+            embed_all(engine, ours[0][:64], model.max_batch_tokens)  # warms up
+        issues, chunks = issues + len(documents), chunks + len(made)
+        tokens += sum(len(one) for buffer in ours for one in buffer)
         routing_s = routed_s(store, theirs, accounted=False)
         spent["embedding"] += seconds_of(
             lambda ours=ours: [embed_all(engine, buffer, model.max_batch_tokens) for buffer in ours]
@@ -186,11 +209,13 @@ def measure(export: Path, every: int, precision: Precision, store: Store) -> dic
         spent["routing"] += routing_s
         spent["limits"] += routed_s(store, theirs, accounted=True) - routing_s
         spent["cache"] += cached_s(store, "memory", theirs)
-        spent["redaction"] += seconds_of(lambda texts=texts: [redact_text(text) for text in texts])
+        spent["redaction"] += seconds_of(
+            lambda documents=documents: [redact_document(one) for one in documents]
+        )
         spent["cache in postgres"] += cached_s(store, "postgres", theirs)
-    tokens = sum(len(one) for buffer in local for one in buffer)
     return {
-        "chunks": len(chunks),
+        "issues": issues,
+        "chunks": chunks,
         "tokens": tokens,
         "s_per_million_tokens": {name: round(s * 1e6 / tokens, 3) for name, s in spent.items()},
         **shares_of(spent),
@@ -230,7 +255,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with jira/jira_v2_tidev.jsonl.gz")
-    parser.add_argument("--every", type=int, default=20, help="take every so many-th chunk")
+    parser.add_argument("--every", type=int, default=20, help="take every so many-th issue")
     parser.add_argument("--precision", choices=get_args(Precision), default="fast")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()

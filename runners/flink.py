@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from uuid import uuid4
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from runners.fetch import flink_lib, sha256_of
 from runners.flink_cluster import add_opens, java_launcher
@@ -16,6 +20,8 @@ from runners.targets import Target
 from schemas.config import Config
 from schemas.engines import FLINK_VERSION, Flink
 from schemas.errors import ClusterUnreachable, DigestMismatch, JobRefused, MissingFile
+from schemas.ids import settings_digest
+from schemas.sections import resolve_secret
 
 JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 POOL_TIMEOUT_S = 5.0
@@ -23,6 +29,8 @@ RECOVERY_S = 300.0
 """What a cluster may take to come back."""
 RECOVERY_POLL_S = 1.0
 CANCEL_TIMEOUT_S = 60.0
+SLOTS_FREED_S = 15.0
+"""A job that has ended keeps its slots for a moment."""
 
 
 @contextmanager
@@ -40,8 +48,8 @@ def opened(config: Config) -> Iterator[Target]:
     """
     settings = config.flink or Flink()
     java, class_path = java_launcher(), checked_class_path(settings)
-    check_ready(settings)
-    name = f"headrace-{uuid4().hex[:12]}"
+    check_answers(settings)
+    name = f"headrace-run-{_owner(config)}-{uuid4().hex[:12]}"
     master = settings.url.partition("://")[2]
 
     def command(port: int) -> list[str]:
@@ -59,7 +67,53 @@ def opened(config: Config) -> Iterator[Target]:
             spool_dir=settings.spool_dir,
             progress=partial(progress, settings.url, name),
             lost_job=partial(lost_job, settings, name),
+            take_over=partial(take_over, config),
         )
+
+
+def watch_job_name(config: Config) -> str:
+    """Of the streaming job of a client."""
+    return f"headrace-watch-{_owner(config)}"
+
+
+def _owner(config: Config) -> str:
+    """A client, and a digest of where its database is: one cluster may serve several of either."""
+    dsn = config.postgres.dsn
+    where: dict[str, object] = {"folder": str(config.data_dir.resolve())}
+    if dsn is not None:
+        with suppress(psycopg.ProgrammingError):  # which is said when the store is opened
+            given = conninfo_to_dict(resolve_secret(dsn, "postgres.dsn"))
+            where = {key: given.get(key) for key in ("host", "hostaddr", "port", "dbname")}
+    return f"{config.client}-{settings_digest(where).hex()[:8]}"
+
+
+def take_over(config: Config) -> str | None:
+    """End the jobs that a killed process left of a client, then see that there is room for another.
+
+    The caller holds the client's lock, so nobody waits for them. Nothing is lost: what they stored is found
+    unchanged, and what they did not is read again from the stored cursors.
+
+    Returns:
+        A line for people, where there were any.
+    Raises:
+        ClusterUnreachable: no Flink answers, or it has too few slots.
+        JobRefused: one does not end.
+    """
+    settings, owner = config.flink or Flink(), re.escape(_owner(config))
+    of_client = re.compile(rf"headrace-(?:watch-{owner}|run-{owner}-[0-9a-f]{{12}})")
+    left = cancel_named(settings.url, lambda name: of_client.fullmatch(name) is not None)
+    deadline = time.monotonic() + (SLOTS_FREED_S if left else 0.0)
+    while True:
+        try:
+            check_room(settings)
+            break
+        except ClusterUnreachable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(RECOVERY_POLL_S)
+    if not left:
+        return None
+    return f"ended {left} job{'s'[: left > 1]} on the cluster that a killed headrace had left; what was stored stays"
 
 
 @contextmanager
@@ -69,11 +123,11 @@ def _cancelled_after(url: str, name: str) -> Iterator[None]:
         yield
     finally:
         with suppress(ClusterUnreachable, JobRefused):  # it says so itself, or has ended with its jobs
-            cancel_named(url, name)
+            cancel_named(url, lambda one: one == name)
 
 
-def cancel_named(url: str, name: str) -> int:
-    """Cancel the jobs of this name, and wait for their end; how many there were.
+def cancel_named(url: str, is_meant: Callable[[str], bool]) -> int:
+    """Cancel the jobs of such a name, and wait for their end; how many there were.
 
     Beam's job server is not asked: told to cancel, it may leave a job running (2.62).
 
@@ -81,7 +135,7 @@ def cancel_named(url: str, name: str) -> int:
         ClusterUnreachable: no Flink answers.
         JobRefused: one does not end.
     """
-    found = [job for job in jobs(url) if job.name == name and not job.ended]
+    found = [job for job in jobs(url) if is_meant(job.name) and not job.ended]
     for job in found:
         with suppress(JobRefused):  # it has ended meanwhile
             cancel(url, job.job_id)
@@ -136,12 +190,27 @@ def check_ready(settings: Flink) -> None:
         WrongVersion: it has another version than the job server.
         ClusterUnreachable: it, or its workers, do not answer; or it has too few slots.
     """
+    check_room(settings)
+    _check_pool(settings)
+
+
+def check_answers(settings: Flink) -> None:
+    """As `check_ready`, whoever has the slots: a job that was left behind may."""
+    check_version(settings.url, settings.version)
+    _check_pool(settings)
+
+
+def check_room(settings: Flink) -> None:
+    """See that the cluster, of the right version, has slots for a job; raises as `check_ready`."""
     found = check_version(settings.url, settings.version)
     if found.slots_free < settings.parallelism:
         raise ClusterUnreachable(
             f"the cluster at {settings.url} has {found.slots_free} of {found.slots} task slots free, expected"
             f" {settings.parallelism}: wait, or lower flink.parallelism"
         )
+
+
+def _check_pool(settings: Flink) -> None:
     host, _, port = settings.worker_pool.rpartition(":")
     # Only a pool on this machine can be tried from here; elsewhere it is a TaskManager's own neighbour.
     if settings.url.startswith(("http://127.0.0.1:", "http://localhost:")) and not listens(

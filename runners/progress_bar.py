@@ -55,6 +55,10 @@ class RunProgress:
         if self._task is not None:
             self._display.update(self._task, total=expected, completed=read, work=f"{read:,} records read")
 
+    def say(self, line: str) -> None:
+        """A line for people, above the bar."""
+        self._display.console.print(f"headrace: {line}", markup=False, highlight=False, soft_wrap=True)
+
     def waiting(self, reason: str, duration_s: float) -> None:
         """The source waits, for a rate limit say; shown until something is read again."""
         if self._task is not None:

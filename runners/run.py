@@ -169,6 +169,8 @@ class _Running:
         with runs.started(connection, config.client, space.space_id, self.run_id) as run_id:
             if self.run_id is None:
                 self.run_id, self.first_row_id = run_id, runs.next_row_id(connection)
+                if self.target.take_over and (said := self.target.take_over()):
+                    self.bar.say(said)
             if self.unfinished is not None:
                 self._keep(connection, self.unfinished)
             jobs = [job_for(config, source, self.store, space, run_id) for source in config.sources]

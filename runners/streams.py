@@ -70,26 +70,6 @@ def polled_by(config: Config, runner: Runner, options: Sequence[str] = ()) -> It
         yield partial(streaming, config, target, runner)
 
 
-def job_name(config: Config) -> str:
-    """Of the streaming job of a client."""
-    return f"headrace-watch-{config.client}"
-
-
-def cancel_jobs(config: Config) -> int:
-    """Cancel the streaming jobs of a client on the Flink cluster: one's own, or what a killed watcher left.
-
-    The caller holds the client's lock, so nobody else watches them. Nothing is lost: the next job goes on from the
-    stored cursors.
-
-    Returns:
-        How many there were.
-    Raises:
-        ClusterUnreachable: no Flink answers.
-        JobRefused: one does not end.
-    """
-    return flink.cancel_named((config.flink or Flink()).url, job_name(config))
-
-
 def life_s(config: Config, runner: Runner) -> float:
     """For how long a job goes on before another one takes its place, from where it came to."""
     if runner is not Runner.FLINK:
@@ -120,7 +100,7 @@ class _Job:
 
     def _begin(self, given: Sequence[str]) -> None:
         for_flink = FOR_FLINK if self._runner is Runner.FLINK else ()
-        named = f"--job_name={job_name(self._config)}"  # a killed watcher's job is known by it
+        named = f"--job_name={flink.watch_job_name(self._config)}"  # a killed watcher's job is known by it
         options = PipelineOptions(["--streaming", *for_flink, *given, named])
         pipeline = beam.Pipeline(options=options)
         build(pipeline, self._of_sources, self._config.data_dir)
@@ -156,13 +136,14 @@ class _Job:
 
     def _is_lost(self) -> bool:
         settings = self._config.flink or Flink()
-        return self._runner is Runner.FLINK and flink.lost_job(settings, job_name(self._config))
+        return self._runner is Runner.FLINK and flink.lost_job(settings, flink.watch_job_name(self._config))
 
     def end(self) -> None:
         """What was stored is consistent, and the next job goes on from the stored cursors."""
         with suppress(grpc.RpcError, RuntimeError, PipelineError):
             if self._runner is Runner.FLINK:
-                cancel_jobs(self._config)
+                name = flink.watch_job_name(self._config)
+                flink.cancel_named((self._config.flink or Flink()).url, lambda one: one == name)
             elif not PipelineState.is_terminal(self._result.state):
                 self._result.cancel()
 
@@ -170,8 +151,11 @@ class _Job:
 class _News:
     """What the job changed since this was asked last, by the counts that its steps keep in Postgres."""
 
-    def __init__(self, job: _Job, run_id: UUID, connection: psycopg.Connection, config: Config) -> None:
+    def __init__(
+        self, job: _Job, run_id: UUID, connection: psycopg.Connection, config: Config, before: list[str]
+    ) -> None:
         self._job = job
+        self._said_before = before
         self._run_id = run_id
         self._connection = connection
         self._owners = {source.name: owner_of(config, source) for source in config.sources}
@@ -184,7 +168,8 @@ class _News:
         for name, counts in since.items():
             if wrote(counts):
                 note_changed(self._connection, self._owners[name], name)
-        return [f"{name}: {said}" for name, counts in since.items() if (said := _said(counts))]
+        said_before, self._said_before = self._said_before, []
+        return said_before + [f"{name}: {said}" for name, counts in since.items() if (said := _said(counts))]
 
 
 def _said(counts: Counter[str]) -> str:
@@ -206,8 +191,7 @@ def streaming(
     Raises:
         SetupError: it cannot be submitted.
     """
-    if runner is Runner.FLINK:
-        cancel_jobs(config)
+    said = target.take_over() if target.take_over else None
     space = space_of(config.model)
     register_clients(connection, config, space)
     run_id = uuid4()
@@ -216,7 +200,7 @@ def streaming(
     try:
         job = _Job(config, target, runner, of_sources)
         try:
-            yield _News(job, run_id, connection, config)
+            yield _News(job, run_id, connection, config, [said] if said else [])
         finally:
             job.end()
     except BaseException as error:

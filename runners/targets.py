@@ -30,6 +30,8 @@ class Target:
         progress: says how a job stands, where its workers are not in this process.
         lost_job: says whether a job that failed is gone together with what its cluster knew, and returns once that
             can take another; None where there is no cluster to lose it.
+        take_over: ends what a killed process left of the client's jobs, and says so; called under the client's lock,
+            before the first job is submitted. None where jobs end with their process.
         embed_hints: Beam's resource hints for the embedding step.
     """
 
@@ -38,6 +40,7 @@ class Target:
     spool_dir: Path | str | None = None
     progress: Callable[[], str] | None = None
     lost_job: Callable[[], bool] | None = None
+    take_over: Callable[[], str | None] | None = None
     embed_hints: Mapping[str, str] = field(default_factory=dict)
 
     def plus(self, options: Sequence[str]) -> Target:
