@@ -43,7 +43,7 @@ from transforms import embedded_postgres
 from transforms.allowance.base import Allowance, Estimate, Reservation
 from transforms.allowance.opening import open_allowance
 from transforms.allowance.rules import set_rule
-from transforms.caches.base import CacheScope, input_key
+from transforms.caches.base import CacheScope, VectorCache, input_key
 from transforms.caches.opening import open_cache
 from transforms.chunk import chunk_document
 from transforms.embedders.batching import embed_all
@@ -137,7 +137,7 @@ def routed_s(store: Store, buffers: Sequence[Sequence[TextInput]], accounted: bo
         meter.close()
 
 
-def cached_s(store: Store, kind: str, buffers: Sequence[Sequence[TextInput]]) -> float:
+def cached_s(cache: VectorCache, buffers: Sequence[Sequence[TextInput]]) -> float:
     """Seconds of looking all buffers up in a cache that knows none of them, and of keeping them."""
     scope = CacheScope(CLIENT, "0" * 16, 384)
     vector = np.full(384, 384**-0.5, np.float32)
@@ -148,11 +148,7 @@ def cached_s(store: Store, kind: str, buffers: Sequence[Sequence[TextInput]]) ->
             cache.get_many(scope, keys)
             cache.put_many(scope, dict.fromkeys(keys, vector))
 
-    cache = open_cache(Cache.model_validate({"kind": kind}), store, lambda: datetime.now(UTC))
-    try:
-        return seconds_of(work)
-    finally:
-        cache.close()
+    return seconds_of(work)
 
 
 def in_buffers(inputs: Sequence[Any]) -> list[list[Any]]:
@@ -190,6 +186,10 @@ def measure(export: Path, every: int, precision: Precision, store: Store) -> dic
     model = Model(precision=precision)
     engine, words = load_engine(model), RemoteWords()
     memo = WordMemo(load_tokenizer(model))
+    caches = {
+        kind: open_cache(Cache.model_validate({"kind": kind}), store, partial(datetime.now, UTC))
+        for kind in ("memory", "postgres")
+    }
     redact_document(next(jira_documents(export)))
     spent: Counter[str] = Counter()
     issues = chunks = tokens = 0
@@ -208,11 +208,13 @@ def measure(export: Path, every: int, precision: Precision, store: Store) -> dic
         )
         spent["routing"] += routing_s
         spent["limits"] += routed_s(store, theirs, accounted=True) - routing_s
-        spent["cache"] += cached_s(store, "memory", theirs)
+        spent["cache"] += cached_s(caches["memory"], theirs)
         spent["redaction"] += seconds_of(
             lambda documents=documents: [redact_document(one) for one in documents]
         )
-        spent["cache in postgres"] += cached_s(store, "postgres", theirs)
+        spent["cache in postgres"] += cached_s(caches["postgres"], theirs)
+    for cache in caches.values():
+        cache.close()
     return {
         "issues": issues,
         "chunks": chunks,

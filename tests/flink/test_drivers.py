@@ -12,14 +12,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from psycopg import sql
 
 from benchmarks.hardware import ROOT
 from runners import flink_rest
 from runners.flink_cluster import Cluster
+from schemas.config import load_config
 from tests.fakes.embedding_provider import DIMENSIONS, KEY, MODEL, FakeProvider, always, late
 from tests.fakes.serving import serve
 from tests.runners.world import issue, write_export
+from transforms.embedders.models import space_of
 from transforms.postgres import Store
+from transforms.spaces import chunk_table
 
 BOUND_S = 180.0
 ISSUES = 60
@@ -111,6 +115,12 @@ def _going_on(cluster: Cluster) -> list[flink_rest.Job]:
     return [job for job in flink_rest.jobs(cluster.url) if not job.ended]
 
 
+def _indexed(database: Store) -> int:
+    with database.connect() as connection:
+        found = connection.execute("SELECT count(*) FROM indexed_documents").fetchone()
+    return found[0] if found else 0
+
+
 def _job_server(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(driver.pid).children(recursive=True)
 
@@ -143,5 +153,31 @@ def test_a_killed_driver_leaves_no_job_server_and_its_job_comes_to_its_end(
     assert not flink_rest.job(cluster.url, job.job_id).ended
     endpoint.plan = lambda number: None
     assert flink_rest.wait(cluster.url, job.job_id, BOUND_S).state == "FINISHED"
+    assert _indexed(database) == ISSUES
+
+
+def test_the_next_run_ends_the_job_of_a_killed_driver_that_holds_all_slots_and_stores_each_row_once(
+    config: Path, cluster: Cluster, endpoint: FakeProvider, database: Store
+) -> None:
+    config.write_text(config.read_text().replace("[flink]", "[flink]\nparallelism = 4"))
+    with _driver(config) as driver:
+        _until(lambda: endpoint.requests > 1)
+        (job,) = _going_on(cluster)
+        driver.kill()
+        driver.wait(BOUND_S)
+    assert flink_rest.overview(cluster.url).slots_free == 0
+    with _driver(config) as driver:
+        _until(lambda: flink_rest.job(cluster.url, job.job_id).ended)
+        endpoint.plan = lambda number: None
+        _, said = driver.communicate(timeout=BOUND_S)
+    assert driver.returncode == 0, said
+    assert "headrace: ended 1 job on the cluster that a killed headrace had left" in said
+    assert flink_rest.job(cluster.url, job.job_id).state == "CANCELED"
+    assert _indexed(database) == ISSUES
     with database.connect() as connection:
-        assert connection.execute("SELECT count(*) FROM indexed_documents").fetchone() == (ISSUES,)
+        chunks = sql.SQL("SELECT count(*), count(DISTINCT (document_id, ordinal)) FROM {}").format(
+            chunk_table(space_of(load_config(config).model).space_id)
+        )
+        assert connection.execute(chunks).fetchone() == (ISSUES, ISSUES)
+        runs = connection.execute("SELECT status FROM runs ORDER BY started_at").fetchall()
+    assert runs == [("interrupted",), ("done",)]

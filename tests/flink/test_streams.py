@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,10 +17,12 @@ import psutil
 import pytest
 from psycopg import sql
 
+from benchmarks.hardware import ROOT
 from extractors.read import build_extractor
 from runners import flink_rest, streams
+from runners.flink import watch_job_name
 from runners.flink_cluster import Cluster, running, up
-from runners.streams import job_name, polled_by
+from runners.streams import polled_by
 from runners.targets import Runner
 from runners.watch import OpenPolls, watch
 from schemas.config import Config, Postgres
@@ -67,7 +72,7 @@ def streamed(config: Config, store: Store) -> Iterator[Followed]:
 
 
 def _running(config: Config, url: str) -> list[flink_rest.Job]:
-    return [job for job in flink_rest.jobs(url) if job.name == job_name(config) and not job.ended]
+    return [job for job in flink_rest.jobs(url) if job.name == watch_job_name(config) and not job.ended]
 
 
 def test_changes_are_followed_and_the_job_ends_with_its_watcher(
@@ -119,6 +124,40 @@ def test_a_jobmanager_that_comes_back_without_memory_is_given_the_job_again(
         jira.create("ABC", summary="made after it")
         view.until(lambda: len(view.live()) == 2)
     assert view.rows("SELECT count(*) FROM runs") == [(1,)]
+
+
+@contextmanager
+def watcher(config: Config, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """`headrace watch` as a process of its own, by a file that says what `config` does."""
+    (source,), flink = config.sources, config.flink
+    assert isinstance(source, JiraSource)
+    assert flink is not None
+    path = folder / "headrace.toml"
+    path.write_text(f"""
+client = "{config.client}"
+data_dir = "{config.data_dir}"
+postgres.dsn = "{config.postgres.dsn}"
+flink = {{ url = "{flink.url}", worker_pool = "{flink.worker_pool}", checkpoint_interval_s = 1 }}
+[[sources]]
+type = "jira"
+name = "{source.name}"
+site_url = "{source.site_url}"
+poll_interval_s = {source.poll_interval_s}
+""")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runners.cli", "watch", "-c", str(path), "--runner", "flink"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # pytest in a shell's background ignores the signal, and so would a child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=BOUND_S)
 
 
 @dataclass
@@ -180,7 +219,7 @@ def test_a_job_that_is_old_is_replaced_while_changes_come_and_none_is_lost_or_do
     before = {job.job_id for job in flink_rest.jobs(cluster.url)}
 
     def begun() -> list[flink_rest.Job]:
-        mine = [job for job in flink_rest.jobs(cluster.url) if job.name == job_name(config)]
+        mine = [job for job in flink_rest.jobs(cluster.url) if job.name == watch_job_name(config)]
         return [job for job in mine if job.job_id not in before]
 
     with streamed(config, database) as view:
@@ -192,6 +231,38 @@ def test_a_job_that_is_old_is_replaced_while_changes_come_and_none_is_lost_or_do
         _is_as_its_source(view, changes, others=1)
         assert len(_running(config, cluster.url)) == 1
     assert {job.state for job in begun()} == {"CANCELED"}
+    new = "SELECT sum(records)::int FROM run_counts WHERE outcome = 'new'"
+    assert view.rows(new) == [(len(changes.made) + 1,)]
+
+
+def test_the_job_of_a_killed_watcher_goes_on_and_the_next_ends_it_before_its_own_begins(
+    config: Config, cluster: Cluster, database: Store, jira: FakeJira, tmp_path: Path
+) -> None:
+    view = Followed(config, database, timeout_s=BOUND_S)
+    with ExitStack() as coming:
+        changes = coming.enter_context(changing(jira))
+        with watcher(config, tmp_path) as first:
+            view.until(lambda: len(view.live()) > 5)
+            (left,) = _running(config, cluster.url)
+            first.kill()
+            first.wait(BOUND_S)
+        some = len(changes.made)
+        view.until(lambda: len(view.live()) > some)
+        assert [job.job_id for job in _running(config, cluster.url)] == [left.job_id]
+        with watcher(config, tmp_path) as second:
+            view.until(lambda: {job.job_id for job in _running(config, cluster.url)} - {left.job_id})
+            (job,) = _running(config, cluster.url)
+            ended = flink_rest.job(cluster.url, left.job_id)
+            assert ended.state == "CANCELED"
+            assert ended.started_ms + ended.duration_ms <= job.started_ms
+            much = len(changes.made)
+            view.until(lambda: len(view.live()) > much)
+            coming.close()
+            _is_as_its_source(view, changes, others=1)
+            second.send_signal(signal.SIGINT)
+            _, said = second.communicate(timeout=BOUND_S)
+    assert "ended 1 job on the cluster that a killed headrace had left" in said
+    assert _running(config, cluster.url) == []
     new = "SELECT sum(records)::int FROM run_counts WHERE outcome = 'new'"
     assert view.rows(new) == [(len(changes.made) + 1,)]
 
