@@ -159,7 +159,10 @@ def test_a_killed_driver_leaves_no_job_server_and_its_job_comes_to_its_end(
 def test_the_next_run_ends_the_job_of_a_killed_driver_that_holds_all_slots_and_stores_each_row_once(
     config: Path, cluster: Cluster, endpoint: FakeProvider, database: Store
 ) -> None:
-    config.write_text(config.read_text().replace("[flink]", "[flink]\nparallelism = 4"))
+    many_requests = config.read_text().replace(
+        "max_tokens = 512", "max_tokens = 512\nmax_batch_tokens = 128", 1
+    )
+    config.write_text(many_requests.replace("[flink]", "[flink]\nparallelism = 4"))
     with _driver(config) as driver:
         _until(lambda: endpoint.requests > 1)
         (job,) = _going_on(cluster)

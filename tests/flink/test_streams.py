@@ -285,15 +285,8 @@ def ending_by_itself(config: Config, polls: OpenPolls | None, view: Followed) ->
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("restored", [False, True])
-def test_a_job_is_saved_and_drained_and_the_next_goes_on_with_its_state_or_without(
-    config: Config,
-    cluster: Cluster,
-    database: Store,
-    jira: FakeJira,
-    headrace: Headrace,
-    tmp_path: Path,
-    restored: bool,
+def test_a_job_is_saved_and_drained_and_the_next_goes_on_with_its_state_and_one_more_without(
+    config: Config, cluster: Cluster, database: Store, jira: FakeJira, headrace: Headrace, tmp_path: Path
 ) -> None:
     toml = tmp_path / "headrace.toml"
     toml.write_text(f'[flink]\nurl = "{cluster.url}"\n')
@@ -316,18 +309,21 @@ def test_a_job_is_saved_and_drained_and_the_next_goes_on_with_its_state_or_witho
         assert ended == ["the streaming job has ended, DONE: watch again to go on"]
         assert _running(config, cluster.url) == []
         place = drained.partition(", ")[2].strip()
-        options = [f"--savepoint_path={place}"] if restored else []
-        with (
-            polled_by(config, Runner.FLINK, options) as polls,
-            followed(config, database, build_extractor, polls) as view,
-        ):
-            view.timeout_s = BOUND_S
-            much = len(changes.made)
-            view.until(lambda: len(view.live()) > much)
-            (job,) = _running(config, cluster.url)
-            latest = httpx.get(f"{cluster.url}/jobs/{job.job_id}/checkpoints").json()["latest"]
-            assert (latest["restored"] or {}).get("external_path") == (place if restored else None)
-            coming.close()
-            _is_as_its_source(view, changes, others=1)
+        for restored in (place, None):
+            options = [f"--savepoint_path={place}"] if restored else []
+            with (
+                polled_by(config, Runner.FLINK, options) as polls,
+                followed(config, database, build_extractor, polls) as view,
+            ):
+                view.timeout_s = BOUND_S
+                view.until(lambda: _running(config, cluster.url))
+                all_so_far = len(changes.made) + 1
+                view.until(lambda least=all_so_far: len(view.live()) > least)
+                (job,) = _running(config, cluster.url)
+                latest = httpx.get(f"{cluster.url}/jobs/{job.job_id}/checkpoints").json()["latest"]
+                assert (latest["restored"] or {}).get("external_path") == restored
+                if restored is None:
+                    coming.close()
+                    _is_as_its_source(view, changes, others=1)
     new = "SELECT sum(records)::int FROM run_counts WHERE outcome = 'new'"
     assert view.rows(new) == [(len(changes.made) + 1,)]
