@@ -13,7 +13,7 @@ from transforms.detectors.numbers import find_numbers
 from transforms.detectors.passwords import find_passwords
 from transforms.detectors.secrets import find_secrets
 
-REDACTOR_VERSION = 3
+REDACTOR_VERSION = 4
 """Part of the fingerprint of what was redacted: raise it when the same text would be redacted in another way."""
 
 DETECTORS: tuple[Detector, ...] = (
@@ -76,25 +76,47 @@ def redact_value(value: Any) -> tuple[Any, Counter[str]]:
             counts.update(found)
             return text
         if isinstance(item, Mapping):
-            return {walk(name): walk(member) for name, member in item.items()}
+            return {walk(name): walk_member(name, member) for name, member in item.items()}
         if isinstance(item, list | tuple):
             return [walk(member) for member in item]
         return item
+
+    def walk_member(name: Any, member: Any) -> Any:
+        if is_password_member(name, member):
+            counts["PASSWORD"] += 1
+            return "[PASSWORD]"
+        return walk(member)
 
     return walk(value), counts
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Every string of a JSON-able value, names of members too."""
+    """Every string of a JSON-able value, names of members too, and beside each name of a password what it has."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for name, member in value.items():
             yield from strings_in(name)
             yield from strings_in(member)
+            if is_password_member(name, member):
+                yield _as_assigned(name, member)
     elif isinstance(value, list | tuple):
         for member in value:
             yield from strings_in(member)
+
+
+def is_password_member(name: Any, member: Any) -> bool:
+    """Whether a member of a JSON object is a password by its name, as it would be if it stood in a text."""
+    if not isinstance(name, str) or not isinstance(member, str):
+        return False
+    folded = name.lower()
+    if "pass" not in folded and "pwd" not in folded:
+        return False
+    return any(finding.start > len(name) for finding in find_passwords(_as_assigned(name, member)))
+
+
+def _as_assigned(name: str, member: str) -> str:
+    return f'{name}: "{member}"'
 
 
 def found_in_any(texts: Iterable[str]) -> bool:

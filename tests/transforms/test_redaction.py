@@ -253,6 +253,31 @@ def test_a_text_between_others_is_not_taken_for_a_part_of_them(before: str) -> N
     assert all(found_in_any([before, text, ".5"]) for text in alone)
 
 
+@pytest.mark.parametrize("name", ["password", "db_pwd", "user_pass", "PASSWORD_CONFIRM", "db.password"])
+def test_a_member_by_the_name_of_a_password_is_one_though_it_is_any_word(name: str) -> None:
+    value, counts = redact_value([{"user": "ada", name: "hunter"}])
+    assert value == [{"user": "ada", name: "[PASSWORD]"}]
+    assert counts == {"PASSWORD": 1}
+    assert redact_value(value) == (value, Counter())
+
+
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("passwordPolicy", "strict"),
+        ("passed", "hunter"),
+        ("password", ""),
+        ("password", "string"),
+        ("password", "${DB_PASSWORD}"),
+        ("password", None),
+        ("user", "password"),
+    ],
+)
+def test_a_member_that_only_speaks_of_passwords_stays(name: str, member: str | None) -> None:
+    value = {name: member}
+    assert redact_value(value) == (value, Counter())
+
+
 def test_strings_of_a_value_are_those_of_its_members_names_and_lists() -> None:
     value = {"a": ["b", {"c": "d"}, 1, None], "e": ("f", True)}
     assert sorted(strings_in(value)) == ["a", "b", "c", "d", "e", "f"]

@@ -219,10 +219,11 @@ def test_a_function_in_a_condition_is_not_shown_other_rows(
 ) -> None:
     grant_reader(filled, role, "acme")
     with connected(database, role) as reader:
-        reader.execute(
-            "CREATE FUNCTION pg_temp.tell(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001"
-            " AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$"
-        )
+        for kind in ("text", "tsvector"):  # a cast would cost more than the condition that is to come first
+            reader.execute(
+                f"CREATE FUNCTION pg_temp.tell({kind}) RETURNS boolean LANGUAGE plpgsql COST 0.0000001"
+                " AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$"
+            )
         told: list[str] = []
         reader.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
         reader.execute("SET headrace.words = '{secret}'")
@@ -231,7 +232,7 @@ def test_a_function_in_a_condition_is_not_shown_other_rows(
             ("title", "documents"),
             ("text", CHUNKS),
             ("client", "client_usage_daily"),
-            ("search::text", WORDS),
+            ("search", WORDS),
         ):
             reader.execute(
                 sql.SQL("SELECT count(*) FROM {} WHERE pg_temp.tell({})").format(
