@@ -214,7 +214,7 @@ def _is_as_its_source(view: Followed, changes: Changes, others: int) -> None:
 def test_a_job_that_is_old_is_replaced_while_changes_come_and_none_is_lost_or_doubled(
     config: Config, cluster: Cluster, database: Store, jira: FakeJira, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "SHORTEST_LIFE_S", 40.0)
+    monkeypatch.setattr(streams, "SHORTEST_LIFE_S", 25.0)
     monkeypatch.setattr(streams, "ROUNDS_OF_A_JOB", 1)
     before = {job.job_id for job in flink_rest.jobs(cluster.url)}
 
