@@ -44,7 +44,7 @@ from schemas.sources import ExportSource
 from schemas.spaces import Precision
 from transforms import embedded_postgres
 from transforms.chunk import chunk_document
-from transforms.embed import embed_documents
+from transforms.embed_buffer import embed_documents
 from transforms.embedders.batching import embed_all
 from transforms.embedders.loading import load_engine, load_tokenizer
 from transforms.embedders.tokenizer import cut

@@ -14,7 +14,7 @@ from pipelines.coders import PickledCoder, estimated_bytes
 from schemas.documents import Chunk, ChunkedDocument, DeadLetter, Document, Format, Kind, SourceRecord
 from schemas.ids import text_hash
 from schemas.spaces import EmbeddingSpace
-from transforms.embed import pack_batch
+from transforms.embed_buffer import pack_batch
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SPACE = EmbeddingSpace("tests/tiny", "0" * 64, "exact", "mean", True, 384, 64)

@@ -21,7 +21,7 @@ from schemas.config import Chunking, Config, Model, Postgres
 from schemas.documents import Document, Format, Kind, SourceRecord, Tombstone
 from schemas.errors import EmptyText, SpaceMismatch, UnknownName
 from transforms.chunk import chunk_document
-from transforms.embed import embed_documents
+from transforms.embed_buffer import embed_documents
 from transforms.embedders.loading import load_engine, load_tokenizer
 from transforms.embedders.word_memo import WordMemo
 from transforms.postgres import Store

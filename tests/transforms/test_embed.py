@@ -1,215 +1,276 @@
-"""Embedding keeps documents whole, reuses what is known, and writes down every call."""
+"""The embedding step overlaps with its neighbours: one buffer is with the engine, one is filling."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 
+import apache_beam as beam
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from schemas.errors import Parked
-from schemas.usage import Price
-from tests.transforms.fake_engine import NOW, POISON, FakeEngine, chunked, vector_of
-from transforms.caches.base import NoCache, VectorCache
-from transforms.caches.memory import MemoryCache
-from transforms.embed import embed_buffer, embed_documents
+from schemas.config import Cache, Model
+from schemas.documents import ChunkedDocument, EmbeddedBatch
+from schemas.errors import BadConfig, SinkUnavailable
+from schemas.usage import UsageEvent
+from tests.transforms.fake_engine import NOW, SPACE, FakeEngine, chunked, vector_of
+from transforms import embed, progress
+from transforms.embed import _EmbedFn
 from transforms.embedders.base import TokenIds, Vectors
-from transforms.embedders.calls import usage_events
+from transforms.postgres import Session, Store
 from transforms.quality import batch_vectors
+from transforms.spaces import register_space
 
-token_lists = st.lists(st.lists(st.integers(1, 500), min_size=1, max_size=20), max_size=6)
-
-
-@given(st.lists(token_lists, min_size=1, max_size=8))
-def test_every_row_is_the_vector_of_its_own_chunk(documents: list[list[list[int]]]) -> None:
-    given_documents = [chunked(str(n), texts) for n, texts in enumerate(documents)]
-    batch, letters, _ = embed_documents(FakeEngine(), given_documents, {}, max_batch_tokens=40)
-    assert letters == []
-    assert batch.documents == tuple(given_documents)
-    expected = [vector_of(chunk.model_input) for document in given_documents for chunk in document.chunks]
-    np.testing.assert_array_equal(batch_vectors(batch.chunks), np.array(expected, np.float32).reshape(-1, 3))
-    owners = [d.document.record.document_id.bytes for d in given_documents for _ in d.chunks]
-    assert batch.chunks.column("document_id").to_pylist() == owners
+IN_MEMORY = Cache()
 
 
-def test_a_bad_chunk_takes_its_own_document_to_the_dead_letters_and_no_other() -> None:
-    documents = [chunked("1", [[1, 2], [3]]), chunked("2", [[4], [POISON, 5], [6]]), chunked("3", [[7]])]
-    batch, letters, calls = embed_documents(FakeEngine(), documents, {}, max_batch_tokens=100)
-    assert [doc.document.key for doc in batch.documents] == ["1", "3"]
-    assert batch.chunks.num_rows == 3
-    (letter,) = letters
-    assert (letter.record.native_id, letter.stage, letter.error_type) == ("2", "embed", "EngineFailed")
-    assert letter.reason == "chunk 1 of 2 tokens: it broke"
-    assert letter.retriable
-    assert [call.error for call in calls].count("EngineFailed") >= 2
+@dataclass
+class GatedEngine(FakeEngine):
+    """Waits in `run` until the gate is open; counts how many are in there at once."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    inside: int = 0
+    most_inside: int = 0
+    raises: BaseException | None = None
+    nan: bool = False
+
+    def run(self, batch: Sequence[TokenIds]) -> Vectors:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        self.entered.release()
+        try:
+            assert self.gate.wait(20)
+            if self.raises is not None:
+                raise self.raises
+            vectors = FakeEngine.run(self, batch)
+            return np.full_like(vectors, np.nan) if self.nan else vectors
+        finally:
+            self.inside -= 1
 
 
-def test_known_vectors_are_taken_and_not_computed() -> None:
-    document = chunked("1", [[1, 2], [3, 4]])
-    stored = np.array([0.0, 0.6, 0.8], np.float32)
-    known = {(document.document.record.document_id, document.chunks[0].text_hash): stored}
-    engine = FakeEngine()
-    batch, _, calls = embed_documents(engine, [document], known, max_batch_tokens=100)
-    np.testing.assert_array_equal(
-        batch_vectors(batch.chunks), np.stack([stored, vector_of(document.chunks[1].model_input)])
-    )
-    assert (engine.seen, len(calls)) == ([1], 1)
+@dataclass
+class Step:
+    """The step with its engine, and what it gave out."""
+
+    fn: _EmbedFn
+    engine: GatedEngine
+
+    def process(self, document: ChunkedDocument) -> list[object]:
+        return list(self.fn.process(document))
+
+    def finish(self) -> list[object]:
+        outputs = []
+        for output in self.fn.finish_bundle():
+            if isinstance(output, beam.pvalue.TaggedOutput):
+                outputs.append(beam.pvalue.TaggedOutput(output.tag, output.value.value))
+            else:
+                outputs.append(output.value)
+        return outputs
 
 
-def test_a_known_vector_serves_only_the_document_it_belongs_to() -> None:
-    mine, other = chunked("1", [[1, 2]]), chunked("2", [[1, 2]])
-    known = {(other.document.record.document_id, other.chunks[0].text_hash): np.zeros(3, np.float32)}
-    engine = FakeEngine()
-    batch, _, _ = embed_documents(engine, [mine], known, max_batch_tokens=100)
-    np.testing.assert_array_equal(batch_vectors(batch.chunks)[0], vector_of(mine.chunks[0].model_input))
+def stored_ids(outputs: Sequence[object]) -> list[str]:
+    batches = [output for output in outputs if isinstance(output, EmbeddedBatch)]
+    return [doc.document.record.native_id for batch in batches for doc in batch.documents]
 
 
-def test_equal_texts_of_two_documents_are_computed_once_and_stored_twice() -> None:
-    engine = FakeEngine()
-    batch, _, calls = embed_documents(
-        engine, [chunked("1", [[1, 2]]), chunked("2", [[1, 2]])], {}, max_batch_tokens=100
-    )
-    assert (sum(engine.seen), calls[0].inputs, batch.chunks.num_rows) == (1, 1, 2)
+def tagged(outputs: Sequence[object], tag: str) -> list[object]:
+    return [out.value for out in outputs if isinstance(out, beam.pvalue.TaggedOutput) and out.tag == tag]
 
 
-def test_documents_without_chunks_pass_through() -> None:
-    engine = FakeEngine()
-    batch, letters, calls = embed_documents(engine, [chunked("1", [])], {}, max_batch_tokens=100)
-    assert (len(batch.documents), batch.chunks.num_rows, letters, calls, engine.seen) == (1, 0, [], (), [])
+MakeStep = Callable[..., Step]
 
 
-def test_the_ledger_counts_every_batch_and_keeps_failed_ones_apart() -> None:
-    engine = FakeEngine()
-    documents = [chunked("1", [[1, 2], [POISON], [3]])]
-    _, _, calls = embed_documents(engine, documents, {}, max_batch_tokens=100)
-    events = list(usage_events(engine, calls, 0, "acme", None, NOW))
-    assert sum(event.metadata["batches"] for event in events) == len(engine.seen)
-    assert sum(event.inputs for event in events) == sum(engine.seen)
-    failed = [event for event in events if event.error_type is not None]
-    assert sum(event.metadata["batches"] for event in failed) == sum(call.error is not None for call in calls)
-    assert {event.attempt for event in failed} > {1}
+@pytest.fixture
+def make_step(database: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeStep]:
+    """Makes a step whose buffer holds 512 tokens; its engine's gate is open unless it is told to be shut."""
+    made: list[Step] = []
+    with database.connect() as connection:
+        register_space(connection, SPACE, "vector", "acme")
+
+    def make(engine: GatedEngine, *, shut: bool = False, cache: Cache = IN_MEMORY) -> Step:
+        if not shut:
+            engine.gate.set()
+        monkeypatch.setattr(embed, "load_engine", lambda model: engine)
+        fn = _EmbedFn(Model(max_buffer_tokens=512), database, cache, "acme", None, lambda: NOW, "tickets")
+        fn.setup()
+        fn.start_bundle()
+        made.append(Step(fn, engine))
+        return made[-1]
+
+    yield make
+    for step in made:
+        step.engine.gate.set()
+        step.fn.teardown()
 
 
-def test_a_buffer_that_went_well_is_one_row() -> None:
-    engine = FakeEngine()
-    documents = [chunked(str(n), [[n, n + 1]]) for n in range(50)]
-    _, _, calls = embed_documents(engine, documents, {}, max_batch_tokens=20)
-    (event,) = usage_events(engine, calls, 0, "acme", None, NOW)
-    assert (event.inputs, event.tokens, event.metadata["batches"]) == (50, 100, len(engine.seen))
+def full(native_id: str, seed: int = 0) -> ChunkedDocument:
+    """A document that fills a buffer of 512 tokens."""
+    return chunked(native_id, [[seed + 1, *range(1, 256)], [seed + 2, *range(1, 256)]])
 
 
-def test_reused_vectors_are_a_row_at_no_cost() -> None:
-    (event,) = usage_events(FakeEngine(), (), 7, "acme", None, NOW)
-    assert (event.reused, event.inputs, event.tokens, event.cost_usd) == (7, 0, 0, Decimal(0))
+def test_documents_are_taken_while_the_engine_is_at_work(make_step: MakeStep) -> None:
+    step = make_step(GatedEngine(), shut=True)
+    assert step.process(full("1")) == []
+    assert step.engine.entered.acquire(timeout=10)
+    assert step.process(chunked("2", [[1]])) == []
+    assert step.engine.seen == []
+    step.engine.gate.set()
+    assert stored_ids(step.finish()) == ["1", "2"]
 
 
-@pytest.mark.parametrize("reused", [0, 3])
-def test_machine_seconds_count_every_thread(reused: int) -> None:
-    engine = FakeEngine()
-    _, _, calls = embed_documents(engine, [chunked("1", [[1]])], {}, max_batch_tokens=100)
-    events = list(usage_events(engine, calls, reused, "acme", None, NOW))
-    assert events[0].machine_seconds == pytest.approx(2 * events[0].latency_s)
-    assert sum(event.reused for event in events) == reused
+def test_a_buffers_outputs_come_with_the_next_one_which_is_already_at_work(make_step: MakeStep) -> None:
+    step = make_step(GatedEngine())
+    assert stored_ids(step.process(full("1"))) == []
+    outputs = step.fn.process(full("2", seed=300))
+    first = next(outputs)
+    assert isinstance(first, beam.pvalue.TaggedOutput)
+    for _ in range(2):
+        assert step.engine.entered.acquire(
+            timeout=10
+        )  # the second buffer did not wait for the first to be written
+    assert stored_ids(list(outputs)) == ["1"]
+    assert stored_ids(step.finish()) == ["2"]
+    assert stored_ids(step.finish()) == []
 
 
-def fresh_cache() -> MemoryCache:
-    return MemoryCache(2**20, timedelta(days=1), "float32", lambda: NOW)
+def test_one_buffer_at_most_is_with_the_engine(make_step: MakeStep) -> None:
+    step = make_step(GatedEngine())
+    outputs = [out for n in range(6) for out in step.process(full(str(n), seed=10 * n))]
+    assert stored_ids(outputs) == list("01234")
+    assert stored_ids(step.finish()) == ["5"]
+    assert step.engine.most_inside == 1
 
 
-@given(st.lists(st.lists(token_lists, max_size=4), min_size=1, max_size=4))
-def test_with_a_cache_every_vector_is_as_without_and_no_input_is_computed_twice(
-    buffers: list[list[list[list[int]]]],
+def test_the_step_waits_for_the_engine_before_it_takes_a_third_buffer(make_step: MakeStep) -> None:
+    step = make_step(GatedEngine(), shut=True)
+    before = progress.current()
+    step.process(full("1"))
+    threading.Timer(0.2, step.engine.gate.set).start()
+    assert stored_ids(step.process(full("2"))) == ["1"]
+    step.finish()
+    now = progress.current()
+    assert now.wait_s - before.wait_s > 0.15
+    assert now.engine_s - before.engine_s > 0.15
+    assert now.chunks - before.chunks == 4
+
+
+@pytest.mark.parametrize("error", [BadConfig("a setting"), SinkUnavailable("a server"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at_end", [False, True])
+def test_what_goes_wrong_on_the_engines_thread_is_raised_on_the_callers(
+    error: BaseException, at_end: bool, make_step: MakeStep
 ) -> None:
-    engine, cache = FakeEngine(), fresh_cache()
-    seen: set[tuple[int, ...]] = set()
-    for number, texts in enumerate(buffers):
-        documents = [chunked(f"{number}.{n}", text) for n, text in enumerate(texts)]
-        chunks = [tuple(chunk.model_input.tolist()) for document in documents for chunk in document.chunks]
-        asked = set(chunks)
-        done = embed_buffer(engine, documents, {}, cache, "acme", 100)
-        plain, _, _ = embed_documents(FakeEngine(), documents, {}, 100)
-        assert done.batch.chunks == plain.chunks
-        assert sum(call.inputs for call in done.calls) == len(asked - seen)
-        assert done.cache_hits == len(chunks) - len(asked - seen)
-        assert done.tokens_saved == sum(map(len, chunks)) - sum(map(len, asked - seen))
-        seen |= asked
-    assert sum(engine.seen) == len(seen)
+    step = make_step(GatedEngine(raises=error))
+    step.process(full("1"))
+    with pytest.raises(type(error)) as caught:
+        step.finish() if at_end else step.process(full("2"))
+    assert caught.value is error
+    step.engine.raises = None
+    step.fn.start_bundle()
+    step.process(full("3"))
+    assert stored_ids(step.finish()) == ["3"]
 
 
-@given(st.lists(token_lists, max_size=12), st.integers(1, 12), st.integers(1, 12))
-def test_tokens_computed_and_saved_are_the_tokens_of_all_chunks_wherever_buffers_are_cut(
-    texts: list[list[list[int]]], one_way: int, other_way: int
+def test_a_bundle_that_failed_leaves_nothing_to_the_next(make_step: MakeStep) -> None:
+    step = make_step(GatedEngine(), shut=True)
+    before = progress.current()
+    step.process(full("in flight"))
+    assert step.engine.entered.acquire(timeout=10)
+    step.process(chunked("in the buffer", [[1]]))
+    step.fn.start_bundle()
+    step.engine.gate.set()
+    step.process(chunked("next", [[2]]))
+    outputs = step.finish()
+    assert stored_ids(outputs) == ["next"]
+    assert len(tagged(outputs, "usage")) == 1
+    assert progress.current().chunks - before.chunks == 1
+
+
+def test_teardown_ends_the_thread_and_computes_no_further_batch(
+    make_step: MakeStep, database: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    documents = [chunked(str(number), text) for number, text in enumerate(texts)]
-    of_chunks = [len(chunk.model_input) for document in documents for chunk in document.chunks]
-    ways: list[tuple[int, VectorCache]] = [(one_way, fresh_cache()), (other_way, NoCache())]
-    for size, cache in ways:
-        buffers = [documents[start : start + size] for start in range(0, len(documents), size)]
-        done = [embed_buffer(FakeEngine(), buffer, {}, cache, "acme", 100) for buffer in buffers]
-        calls = [call for one in done for call in one.calls]
-        assert sum(call.tokens for call in calls) + sum(one.tokens_saved for one in done) == sum(of_chunks)
-        assert sum(call.inputs for call in calls) + sum(one.cache_hits for one in done) == len(of_chunks)
+    step = make_step(GatedEngine(), shut=True, cache=Cache(kind="none"))
+    step.process(chunked("1", [[n, *range(1, 256)] for n in range(40)]))  # many batches of 512 tokens
+    assert step.engine.entered.acquire(timeout=10)
+    threading.Timer(0.1, step.engine.gate.set).start()
+    step.fn.teardown()
+    assert len(step.engine.seen) == 1
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("embed")] == []
 
 
-def test_one_clients_vectors_never_serve_another() -> None:
-    engine, cache = FakeEngine(), fresh_cache()
-    documents = [chunked("1", [[1, 2]])]
-    assert embed_buffer(engine, documents, {}, cache, "acme", 100).cache_hits == 0
-    assert embed_buffer(engine, documents, {}, cache, "globex", 100).cache_hits == 0
-    assert embed_buffer(engine, documents, {}, cache, "acme", 100).cache_hits == 1
+def test_the_session_is_used_on_the_callers_thread_alone(
+    make_step: MakeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: set[tuple[int, int]] = set()
+    run = Session.run
+
+    def noting(self: Session, work: Callable[..., object]) -> object:
+        used.add((id(self), threading.get_ident()))
+        return run(self, work)
+
+    monkeypatch.setattr(Session, "run", noting)
+    step = make_step(GatedEngine(), cache=Cache(kind="postgres"))
+    for n in range(4):
+        step.process(full(str(n), seed=n))
+    step.finish()
+    assert len(used) == 2  # the step's own and the cache's, a thread each
+    assert len({session for session, _ in used}) == 2
+    assert (id(step.fn._session), threading.get_ident()) in used
 
 
-def test_what_the_engine_failed_on_is_not_kept() -> None:
-    cache = fresh_cache()
-    documents = [chunked("1", [[1], [POISON]]), chunked("2", [[3]])]
-    for hits in (0, 2):
-        done = embed_buffer(FakeEngine(), documents, {}, cache, "acme", 100)
-        assert (done.cache_hits, len(done.letters), len(done.batch.documents)) == (hits, 1, 1)
+def test_a_vector_that_is_not_finite_is_computed_in_fp32(
+    make_step: MakeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better = FakeEngine()
+    monkeypatch.setattr(embed, "load_fp32_engine", lambda model: better)
+    step = make_step(GatedEngine(nan=True))
+    document = chunked("1", [[1, 2], [3]])
+    step.process(document)
+    outputs = step.finish()
+    (batch,) = (output for output in outputs if isinstance(output, EmbeddedBatch))
+    expected = np.stack([vector_of(chunk.model_input) for chunk in document.chunks])
+    np.testing.assert_array_equal(batch_vectors(batch.chunks), expected)
+    assert better.seen == [1, 1]
+    assert tagged(outputs, "dead_letters") == []
 
 
-def test_a_document_parked_in_the_middle_is_a_letter_and_what_was_computed_of_it_is_kept() -> None:
-    class Parking(FakeEngine):
-        def run(self, batch: Sequence[TokenIds]) -> Vectors:
-            if any(POISON in ids for ids in batch):
-                raise Parked("no endpoint can be asked: a: HTTP 503", 30.0)
-            return super().run(batch)
-
-    cache = fresh_cache()
-    document = chunked("1", [[1, 2, 3], [POISON, 5]])
-    done = embed_buffer(Parking(), [document], {}, cache, "acme", max_batch_tokens=3)
-    assert not done.batch.documents
-    (letter,) = done.letters
-    assert (letter.stage, letter.error_type, letter.retriable) == ("embed", "Parked", True)
-    assert letter.reason == "no endpoint can be asked: a: HTTP 503"
-    again = embed_buffer(Parking(), [document], {}, cache, "acme", max_batch_tokens=3)
-    assert again.cache_hits == 1
+def test_a_vector_that_is_not_finite_in_fp32_either_is_a_dead_letter(
+    make_step: MakeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = GatedEngine(nan=True)
+    nowhere.gate.set()
+    monkeypatch.setattr(embed, "load_fp32_engine", lambda model: nowhere)
+    step = make_step(GatedEngine(nan=True))
+    step.process(chunked("1", [[1, 2]]))
+    outputs = step.finish()
+    assert stored_ids(outputs) == []
+    (letter,) = tagged(outputs, "dead_letters")
+    assert "NaN or infinity" in letter.reason  # type: ignore[attr-defined]
 
 
-def test_a_stored_vector_is_preferred_and_not_counted_as_a_hit() -> None:
-    cache = fresh_cache()
-    document = chunked("1", [[1, 2]])
-    embed_buffer(FakeEngine(), [document], {}, cache, "acme", 100)
-    own = np.array([0.0, 0.6, 0.8], np.float32)
-    stored = {(document.document.record.document_id, document.chunks[0].text_hash): own}
-    done = embed_buffer(FakeEngine(), [document], stored, cache, "acme", 100)
-    np.testing.assert_array_equal(batch_vectors(done.batch.chunks)[0], own)
-    assert (done.reused, done.cache_hits) == (1, 0)
+@pytest.mark.parametrize("kind", ["memory", "postgres"])
+def test_equal_inputs_of_a_later_bundle_are_hits_in_the_ledger(kind: str, make_step: MakeStep) -> None:
+    first = make_step(GatedEngine(), cache=Cache(kind=kind))
+    first.process(full("1"))
+    first.finish()
+    second = make_step(GatedEngine(), cache=Cache(kind=kind))
+    second.process(full("2"))
+    outputs = second.finish()
+    assert stored_ids(outputs) == ["2"]
+    (event,) = tagged(outputs, "usage")
+    assert isinstance(event, UsageEvent)
+    assert (event.cache_hits, event.inputs, event.cost_usd, second.engine.seen) == (2, 0, Decimal(0), [])
+    assert event.source == "tickets"
 
 
-def test_hits_and_reused_vectors_are_one_row_at_no_cost() -> None:
-    (event,) = usage_events(FakeEngine(), (), 7, "acme", None, NOW, cache_hits=3)
-    assert (event.reused, event.cache_hits, event.inputs, event.cost_usd) == (7, 3, 0, Decimal(0))
-
-
-def test_a_hit_costs_nothing_and_says_what_the_provider_would_have_asked() -> None:
-    engine = FakeEngine()
-    price = Price(Decimal("0.13"), NOW.date(), "a page")
-    engine.facts = replace(engine.facts, provider="openai", price=price)
-    (event,) = usage_events(engine, (), 0, "acme", None, NOW, cache_hits=2, tokens_saved=3, source="tickets")
-    assert (event.cost_usd, event.tokens, event.tokens_saved) == (Decimal(0), 0, 3)
-    assert (event.usd_saved, event.source) == (Decimal("0.00000039"), "tickets")
+def test_a_broken_cache_fails_no_bundle(
+    make_step: MakeStep, database: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with database.connect() as connection:
+        connection.execute("DROP TABLE embedding_cache")
+    step = make_step(GatedEngine(), cache=Cache(kind="postgres"))
+    outputs = [out for n in range(3) for out in step.process(full(str(n), seed=n))]
+    assert stored_ids(outputs + step.finish()) == ["0", "1", "2"]
+    assert len(caplog.messages) == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.documents import Chunk, ChunkedDocument, Document, Format, Kind, SourceRecord
 from schemas.quality import QualityReport, merge_reports
 from schemas.spaces import EmbeddingSpace
-from transforms.embed import pack_batch
+from transforms.embed_buffer import pack_batch
 from transforms.quality import batch_vectors, check_batch, inspect_vectors
 
 SPACE = EmbeddingSpace("test", "0" * 64, "exact", "mean", True, dimensions=4, max_tokens=16)
