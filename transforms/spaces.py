@@ -311,7 +311,8 @@ class _Watch:
             with psycopg.connect(self._dsn, password=self._password, autocommit=True) as connection:
                 while not self._done.wait(POLL_S):
                     row = connection.execute(
-                        "SELECT tuples_done::float8 / nullif(tuples_total, 0) FROM pg_stat_progress_create_index"
+                        # pgvector says of HNSW how many tuples are done, but not of how many.
+                        "SELECT blocks_done::float8 / nullif(blocks_total, 0) FROM pg_stat_progress_create_index"
                         " WHERE pid = %s",
                         [self._pid],
                     ).fetchone()

@@ -128,6 +128,7 @@ def test_the_vector_index_is_built_once_and_used(
     assert build_vector_index(connection, SPACE.space_id, shares.append)
     connection.execute("SET statement_timeout = 0")
     assert not build_vector_index(connection, SPACE.space_id)
+    assert any(0 < share < 1 for share in shares)
     assert shares == sorted(shares)
     assert all(0 <= share <= 1 for share in shares)
     connection.execute("SET enable_seqscan = off")
