@@ -56,8 +56,8 @@ class UsageEvent:
         attempt: 1 for the first try.
         reused: inputs answered from vectors already stored, at no cost.
         cache_hits: inputs answered from the embedding cache, or by an equal one of the same buffer, at no cost.
-        tokens_saved: of those inputs; with `tokens` of the calls that were answered, those of all chunks that had no
-            stored vector of their own.
+        tokens_saved: of those inputs; with `tokens` of the calls that were answered, those of all chunks that have a
+            vector now and had none stored of their own.
         usd_saved: what the provider would have asked for them.
         source: name of the configured source the inputs came from; empty for a query.
         integration: name of the endpoint asked; None for a local engine.

@@ -113,7 +113,8 @@ class EmbeddedBuffer:
     Args:
         chunks: of all of its documents.
         reused: chunks whose vector was stored with their own document.
-        cache_hits: further chunks that the engine was not given: the cache, or an equal one beside them, answers.
+        cache_hits: further chunks with a vector that the engine was not given: the cache, or an equal one beside
+            them, answers.
         tokens_saved: of those.
         engine_s: wall seconds in the engine.
     """
@@ -151,7 +152,7 @@ def embed_buffer(
     known = stored | {place: hits[key] for place, key in keys.items() if key in hits}
     batch, letters, calls, computed = _embed(engine, documents, known, max_batch_tokens, in_fp32)
     cache.put_many(scope, {keys[place]: vector for place, vector in computed.items()})
-    saved = _lengths_saved(documents, keys, hits)
+    saved = _lengths_saved(documents, keys, hits, {keys[place] for place in computed})
     return EmbeddedBuffer(
         batch,
         letters,
@@ -175,20 +176,23 @@ def _input_keys(documents: Sequence[ChunkedDocument], stored: StoredVectors) -> 
 
 
 def _lengths_saved(
-    documents: Sequence[ChunkedDocument], keys: Mapping[Place, bytes], hits: Iterable[bytes]
+    documents: Sequence[ChunkedDocument],
+    keys: Mapping[Place, bytes],
+    hits: Iterable[bytes],
+    computed: set[bytes],
 ) -> list[int]:
-    """Tokens of each chunk that the engine is not given, though its vector was not stored with its document.
+    """Tokens of each chunk that has a vector which is neither stored with its document nor computed for this chunk.
 
-    With the tokens that the engine is given these are the tokens of all such chunks, wherever buffers are cut and
-    whatever the cache knows.
+    With the tokens of what was computed these are the tokens of all chunks that have a vector now, wherever buffers
+    are cut and whatever the cache knows. A chunk that failed, or is parked, saved nothing.
     """
-    known = set(hits)
+    answered = set(hits)
     saved: list[int] = []
     for doc in documents:
         for chunk in doc.chunks:
             key = keys.get((doc.document.record.document_id, chunk.text_hash))
-            if key in known:
+            if key in answered:
                 saved.append(len(chunk.model_input))
-            elif key is not None:
-                known.add(key)
+            elif key in computed:
+                answered.add(key)
     return saved

@@ -156,6 +156,14 @@ def test_tokens_computed_and_saved_are_the_tokens_of_all_chunks_wherever_buffers
         assert sum(call.inputs for call in calls) + sum(one.cache_hits for one in done) == len(of_chunks)
 
 
+def test_what_could_not_be_embedded_saved_nothing_however_often_it_is_there() -> None:
+    texts = [[POISON, 1], [POISON, 1], [1, 2, 3], [1, 2, 3]]
+    documents = [chunked(str(number), [text]) for number, text in enumerate(texts)]
+    done = embed_buffer(FakeEngine(), documents, {}, fresh_cache(), "acme", 100)
+    assert len(done.letters) == 2
+    assert (done.cache_hits, done.tokens_saved) == (1, 3)
+
+
 def test_one_clients_vectors_never_serve_another() -> None:
     engine, cache = FakeEngine(), fresh_cache()
     documents = [chunked("1", [[1, 2]])]
