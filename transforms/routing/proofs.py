@@ -72,7 +72,9 @@ class Proofs:
                     self._prove_if_allowed(endpoint, purpose, pause)
                 elif not (purpose in endpoint.proven or self._was_proven(endpoint, purpose)):
                     with self._one_worker(endpoint, purpose, pause):
-                        if not self._was_proven(endpoint, purpose):
+                        if not endpoint.breaker.is_closed:  # the worker that was waited for found out why not
+                            self._try_again(endpoint, purpose, pause)
+                        elif not self._was_proven(endpoint, purpose):
                             self._prove_if_allowed(endpoint, purpose, pause)
         self._raise_if_limited(endpoint)
 

@@ -247,6 +247,38 @@ def test_a_worker_waits_for_the_proof_that_another_makes_but_not_for_ever(
     assert slow.requests + quick_one.requests == 2 + proofs
 
 
+def test_what_one_worker_finds_wrong_with_an_endpoint_is_not_asked_for_by_those_who_waited(
+    opened: Open, clock: FakeClock
+) -> None:
+    embed(opened({"a": FakeEndpoint()}), clock)
+    begun, goes_on, run_id = threading.Event(), threading.Event(), uuid4()
+
+    def at_the_proof(number: int, texts: Sequence[str]) -> None:
+        begun.set()
+        assert goes_on.wait(30)
+
+    changed, unasked = FakeEndpoint(plan=at_the_proof, weights="changed"), FakeEndpoint()
+
+    def prove() -> None:
+        with pytest.raises(Parked, match="lowest cosine"):
+            embed(opened({"a": changed}, run_id=run_id), clock)
+
+    first = threading.Thread(target=prove)
+
+    def pause(duration_s: float) -> None:
+        goes_on.set()
+        first.join(30)
+        clock.time_s += 1.0
+
+    second = opened({"a": unasked}, run_id=run_id)
+    first.start()
+    assert begun.wait(30)
+    with pytest.raises(Parked, match="lowest cosine"):
+        second.embed(TEXTS, "document", 5, pause)
+    assert not first.is_alive()
+    assert (changed.requests, unasked.requests) == (1, 0)
+
+
 def test_a_rate_limit_is_waited_for_as_long_as_it_says(opened: Open, clock: FakeClock) -> None:
     a = FakeEndpoint(plan=fails_from(1, RateLimited("a: HTTP 429", 7.0), until=2))
     assert np.array_equal(embed(opened({"a": a}), clock), expected())
