@@ -8,7 +8,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row, tuple_row
+from psycopg.rows import tuple_row
 
 from schemas.ids import digest
 from schemas.quality import QualityReport, merge_reports
@@ -75,11 +75,35 @@ def summarise_run(
 
 
 def run_reports(connection: psycopg.Connection, client: str, runs: int) -> list[dict[str, Any]]:
-    """The newest reports of whole runs, newest first."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(
-            "SELECT created_at, run_id, space_id, vectors, wrong_dimension, not_finite, zero, duplicates, norm_min,"
-            " norm_mean, norm_max, norm_std, quality_score FROM quality_reports"
-            " WHERE client = %s AND scope = 'run' ORDER BY created_at DESC LIMIT %s",
+    """Reports of the newest runs, newest first.
+
+    Of one that nobody has summed up, as a watcher's or one that was killed, the sum of its batches, with duplicates
+    counted within them.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        newest = cursor.execute(
+            "SELECT run_id, space_id, max(created_at) AS at FROM quality_reports"
+            " WHERE client = %s AND run_id IS NOT NULL GROUP BY run_id, space_id ORDER BY at DESC LIMIT %s",
             [client, runs],
         ).fetchall()
+        found = [(*run, _report_of(cursor, client, *run[:2])) for run in newest]
+    return [
+        {
+            "created_at": at,
+            "run_id": run_id,
+            "space_id": space_id,
+            **dataclasses.asdict(report),
+            "quality_score": report.quality_score,
+        }
+        for run_id, space_id, at, report in found
+    ]
+
+
+def _report_of(cursor: psycopg.Cursor[Any], client: str, run_id: UUID, space_id: str) -> QualityReport:
+    rows = cursor.execute(
+        "SELECT scope, vectors, wrong_dimension, not_finite, zero, duplicates, norm_min, norm_mean, norm_max,"
+        " norm_std FROM quality_reports WHERE run_id = %s AND client = %s AND space_id = %s",
+        [run_id, client, space_id],
+    ).fetchall()
+    of_run = [QualityReport(*values) for scope, *values in rows if scope == "run"]
+    return of_run[0] if of_run else merge_reports([QualityReport(*values) for _, *values in rows])

@@ -13,7 +13,7 @@ from psycopg import sql
 from schemas.quality import QualityReport
 from schemas.spaces import EmbeddingSpace
 from transforms.postgres import Store
-from transforms.quality_reports import summarise_run, write_quality
+from transforms.quality_reports import run_reports, summarise_run, write_quality
 from transforms.runs import next_row_id
 from transforms.sinks.ledger import WriteQuality
 from transforms.spaces import VectorType, chunk_table, register_space
@@ -74,3 +74,21 @@ def test_a_run_counts_texts_that_share_a_vector_over_all_of_its_rows_and_no_othe
         store(text, vector)
     write_quality(connection, report(5), "acme", run_id, space.space_id, "batch")
     assert summarise_run(connection, "acme", run_id, space.space_id, first).duplicates == 1
+
+
+def test_a_run_that_nobody_summed_up_is_shown_as_the_sum_of_its_batches(
+    connection: psycopg.Connection,
+) -> None:
+    summed_up, watched = uuid4(), uuid4()
+    for vectors in (10, 30):
+        for run_id in (summed_up, watched):
+            write_quality(connection, report(vectors), "acme", run_id, SPACE_ID, "batch")
+    write_quality(connection, report(50), "acme", summed_up, SPACE_ID, "run")
+    write_quality(connection, report(7), "other", watched, SPACE_ID, "batch")
+    found = {row["run_id"]: row for row in run_reports(connection, "acme", 10)}
+    assert {run_id: (row["vectors"], row["zero"]) for run_id, row in found.items()} == {
+        summed_up: (50, 1),
+        watched: (40, 2),
+    }
+    assert found[watched]["quality_score"] == 1 - 2 / 40
+    assert [row["run_id"] for row in run_reports(connection, "acme", 1)] == [summed_up]
