@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from runners import flink_rest
-from schemas.errors import ClusterUnreachable
+from schemas.errors import ClusterUnreachable, JobRefused
 
 SHOWN = 20
 """Metrics are asked for job by job."""
@@ -17,7 +18,11 @@ def job_rows(url: str) -> list[dict[str, Any]]:
     Raises:
         ClusterUnreachable: no Flink answers.
     """
-    return [_row(url, job) for job in flink_rest.jobs(url)[:SHOWN]]
+    rows = []
+    for job in flink_rest.jobs(url)[:SHOWN]:
+        with suppress(JobRefused):  # the cluster has forgotten it meanwhile
+            rows.append(_row(url, job))
+    return rows
 
 
 def job_status(url: str) -> list[dict[str, Any]]:

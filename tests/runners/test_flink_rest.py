@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from runners import flink_rest
 from runners.flink_jobs import job_rows, job_status
 from runners.job_server import free_port
+from schemas.config import Model
 from schemas.errors import ClusterUnreachable, JobRefused, WrongVersion
 from tests.fakes.serving import serve
 from tests.runners.fake_flink import JOB, UNKNOWN, FakeFlink
+from tests.runners.world import Headrace
+from transforms.embedders.models import space_of
+from transforms.postgres import Store
+from transforms.spaces import register_space
 
 
 @pytest.fixture
@@ -50,6 +57,28 @@ def test_a_batch_job_has_no_checkpoints(flink: FakeFlink, url: str) -> None:
     (row,) = job_rows(url)
     assert (row["checkpoints"], row["checkpoints_failed"], row["state_bytes"]) == (0, 0, 0)
     assert row["records_read"] == 12
+
+
+def test_the_status_has_the_jobs_of_the_configured_cluster_with_their_metrics(
+    flink: FakeFlink, url: str, headrace: Headrace, write_config: Callable[[str], Path], database: Store
+) -> None:
+    with database.connect() as connection:
+        register_space(connection, space_of(Model()), "vector", "acme")
+    flink.job("RUNNING", running=2, finished=1)
+    config = write_config(f'[flink]\nurl = "{url}"\n')
+    code, out, err = headrace("status", "-c", config, "--json")
+    assert (code, err) == (0, "")
+    (row,) = json.loads(out)["flink_jobs"]
+    assert (code, row["job"], row["state"], row["tasks"]) == (0, JOB, "RUNNING", "3 of 3")
+    assert (row["records_read"], row["checkpoints"], row["restarts"]) == (12, 2, 2)
+    code, out, _ = headrace("status", "-c", config)
+    assert (code, "flink jobs" in out) == (0, True)
+
+
+def test_a_job_that_the_cluster_forgets_while_it_is_asked_is_left_out(flink: FakeFlink, url: str) -> None:
+    flink.job("FINISHED", finished=3)
+    flink.answers[f"/jobs/{JOB}"] = []
+    assert job_rows(url) == job_status(url) == []
 
 
 def test_the_status_says_that_a_cluster_is_away_instead_of_failing() -> None:
