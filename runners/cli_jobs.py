@@ -20,7 +20,7 @@ from runners.cli_shared import (
 from schemas.config import load_config
 from schemas.engines import Flink
 
-app = typer.Typer(no_args_is_help=True, help="Jobs on the Flink cluster of [flink].")
+app = typer.Typer(no_args_is_help=True, help="Jobs on the cluster that the table flink of the file names.")
 
 JobArgument = Annotated[str, typer.Argument(help="The job's id, as `headrace job list` has it.")]
 END_TIMEOUT_S = 120.0

@@ -25,8 +25,11 @@ RunnerOption = Annotated[
     Runner,
     typer.Option(
         "--runner",
-        help="Where the pipeline runs: in this process, by Prism ([prism]), on the Flink cluster of [flink], or on"
-        " Google Cloud Dataflow ([dataflow]).",
+        # In brackets the names of the tables would be markup, and not be shown.
+        help="Where the pipeline runs: in this process, by Prism, on a Flink cluster or on Google Cloud Dataflow."
+        " Tables of the file tune them: prism (parallelism), flink (url, worker_pool, parallelism,"
+        " checkpoint_interval_s), dataflow (worker_image, machine_type, max_workers, parallelism,"
+        " embed_accelerator).",
     ),
 ]
 DEFAULT_CONFIG = Path("headrace.toml")

@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -25,7 +25,7 @@ from pipelines.polls import build
 from runners import flink
 from runners.direct import original_error
 from runners.slices import job_for, owner_of, register_clients, wrote
-from runners.targets import Runner, Target, opened
+from runners.targets import Runner, Target, check_options, opened
 from runners.watch import News, OpenPolls
 from schemas.config import Config
 from schemas.engines import Flink
@@ -62,6 +62,7 @@ def polled_by(config: Config, runner: Runner, options: Sequence[str] = ()) -> It
             "watch does not run on dataflow: follow with --runner prism or flink, or in this process without"
         )
     if runner is Runner.DIRECT:
+        check_options(options, runner)
         if options:
             raise BadConfig(f"watch in this process takes no options of Beam's: {options[0]} needs --runner")
         yield None
@@ -113,6 +114,10 @@ class _Job:
         Raises:
             PipelineError: it has ended.
         """
+        is_old = time.monotonic() > self._ends_s
+        if is_old and self.end():
+            self._begin_again()
+            return
         try:
             state = self._result.state
             if state == PipelineState.FAILED:
@@ -128,24 +133,24 @@ class _Job:
                 raise JobFailed(f"the streaming job failed: {last_line}") from error
             self._begin_again()
             return
-        if PipelineState.is_terminal(state):
+        if PipelineState.is_terminal(state) and not is_old:  # the next look begins another
             raise JobRefused(f"the streaming job has ended, {state}: watch again to go on")
-        if time.monotonic() > self._ends_s:
-            self.end()
-            self._begin_again()
 
     def _is_lost(self) -> bool:
         settings = self._config.flink or Flink()
         return self._runner is Runner.FLINK and flink.lost_job(settings, flink.watch_job_name(self._config))
 
-    def end(self) -> None:
-        """What was stored is consistent, and the next job goes on from the stored cursors."""
-        with suppress(grpc.RpcError, RuntimeError, PipelineError):
+    def end(self) -> bool:
+        """Whether it has ended. What was stored is consistent, and the next job goes on from the stored cursors."""
+        try:
             if self._runner is Runner.FLINK:
                 name = flink.watch_job_name(self._config)
                 flink.cancel_named((self._config.flink or Flink()).url, lambda one: one == name)
             elif not PipelineState.is_terminal(self._result.state):
                 self._result.cancel()
+        except (grpc.RpcError, RuntimeError, PipelineError):
+            return False
+        return True
 
 
 class _News:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from schemas.config import Config
+from schemas.errors import BadConfig
 
 
 class Runner(StrEnum):
@@ -59,10 +60,29 @@ def opened(config: Config, runner: Runner, options: Sequence[str] = ()) -> Itera
     Args:
         options: of Beam, given behind `--`.
     Raises:
+        BadConfig: `options` are not to be passed on.
         SetupError: something is missing for it; said before anything is submitted.
     """
+    check_options(options, runner)
     with _opened(config, runner) as target:
         yield target.plus(options)
+
+
+def check_options(options: Sequence[str], runner: Runner) -> None:
+    """Refuse what Beam would pass over without a word, and a name by which headrace would not know its job on Flink.
+
+    Raises:
+        BadConfig: the first is no option, or one is the job's name.
+    """
+    if runner is Runner.FLINK and any(one.partition("=")[0] == "--job_name" for one in options):
+        raise BadConfig(
+            "--job_name is headrace's own on Flink, where it knows its jobs by their names: leave it out"
+        )
+    if options and not options[0].startswith("--"):
+        raise BadConfig(
+            f"{options[0][:100]!r} is no option of Beam's, which begin with two dashes and follow --: the file is"
+            " named by --config"
+        )
 
 
 def _opened(config: Config, runner: Runner) -> AbstractContextManager[Target]:

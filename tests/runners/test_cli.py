@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import BaseModel
 from typer.main import get_command
 
 from runners import cli
 from schemas.config import Model
+from schemas.engines import Dataflow, Flink, Prism
 from tests.fakes.git_repo import Repo
 from tests.runners.world import DSN, Headrace, issue, write_export
 from tests.transforms.embedders.tiny_models import write_model
@@ -285,6 +288,50 @@ def test_every_command_has_help_that_ends_in_an_example(command: tuple[str, ...]
     code, out, _ = headrace(*command, "--help")
     assert code == 0
     assert f"Example: headrace {' '.join(command)}" in out
+
+
+TUNED: dict[type[BaseModel], set[str]] = {
+    Prism: {"parallelism"},
+    Flink: {"url", "worker_pool", "parallelism", "checkpoint_interval_s"},
+    Dataflow: {"worker_image", "machine_type", "max_workers", "parallelism", "embed_accelerator"},
+}
+
+
+@pytest.mark.parametrize("command", ["run", "backfill", "watch"])
+def test_help_names_what_people_tune_of_a_runner_as_the_file_does(
+    command: str, headrace: Headrace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
+    _, out, _ = headrace(command, "--help")
+    said = " ".join(re.sub(r"[^\w,()]", " ", out).split())
+    for table, options in TUNED.items():
+        assert options <= set(table.model_fields)
+        (listed,) = re.findall(rf"{table.__name__.lower()} \(([\w, ]+)\)", said)
+        assert set(listed.replace(",", "").split()) == options
+
+
+def test_nothing_in_brackets_is_lost_from_help() -> None:
+    waiting: list[Any] = [get_command(cli.app)]
+    texts: list[str] = []
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        texts += [one.help for one in (command, *command.params) if getattr(one, "help", None)]
+    assert len(texts) > 50
+    assert [text for text in texts if re.search(r"\[[a-z]", text)] == [], "it is taken for markup"
+
+
+def test_a_word_that_is_no_option_is_refused_instead_of_passed_on(
+    headrace: Headrace, write_config: Callable[[str], Path]
+) -> None:
+    config = write_config("")
+    for command in ("run", "backfill", "watch"):
+        code, out, err = headrace(command, "-c", config, "other.toml")
+        assert (code, out) == (1, "")
+        assert err == (
+            "headrace: 'other.toml' is no option of Beam's, which begin with two dashes and follow --: the file is"
+            " named by --config\n"
+        )
 
 
 @pytest.mark.parametrize("command", _commands(), ids=" ".join)

@@ -133,6 +133,18 @@ def test_the_command_line_says_it_in_one_line_and_submits_nothing(
     assert not (tmp_path / ".headrace").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "watch"])
+def test_a_job_is_given_no_other_name_than_headrace_knows_it_by(
+    command: str, headrace: Headrace, tmp_path: Path
+) -> None:
+    config = tmp_path / "headrace.toml"
+    config.write_text("")
+    code, _, err = headrace(command, "-c", config, "--runner", "flink", "--", "--job_name=mine")
+    assert code == 1
+    assert err.startswith("headrace: --job_name is headrace's own on Flink")
+    assert err.count("\n") == 1
+
+
 def test_a_job_server_that_ends_at_once_names_its_log(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from apache_beam.runners.runner import PipelineState
 
+from runners import flink, streams
 from runners.streams import life_s
-from runners.targets import Runner
+from runners.targets import Runner, Target
 from schemas.config import Config
+from schemas.engines import Flink
+from tests.fakes.serving import serve
+from tests.runners.fake_flink import JOB, FakeFlink
 from tests.runners.memory_source import configured
 from tests.runners.world import Headrace
 
@@ -29,6 +35,30 @@ def test_a_job_on_flink_is_replaced_before_its_state_has_grown_much(
 ) -> None:
     sources = (configured("slow", 3600), configured("tickets", interval_s))
     assert life_s(make_config().model_copy(update={"sources": sources}), runner) == expected_s
+
+
+def test_a_job_that_cannot_be_ended_is_not_joined_by_another(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+
+    def begin(job: streams._Job, given: object) -> None:
+        begun.append(given)
+        job._ends_s, job._result = 0.0, SimpleNamespace(state=PipelineState.RUNNING)
+
+    monkeypatch.setattr(streams._Job, "_begin", begin)
+    monkeypatch.setattr(flink, "CANCEL_TIMEOUT_S", 0.0)
+    api = FakeFlink()
+    with serve(api) as url:
+        config = make_config().model_copy(update={"flink": Flink(url=url)})
+        api.job("RUNNING", running=3, name=flink.watch_job_name(config))
+        job = streams._Job(config, Target(()), Runner.FLINK, [])
+        job.look_after()
+        assert ("PATCH", f"/jobs/{JOB}", None) in api.asked
+        assert len(begun) == 1
+        api.job("CANCELED", name=flink.watch_job_name(config))
+        job.look_after()
+        assert len(begun) == 2
 
 
 def test_watching_on_dataflow_is_refused(headrace: Headrace, write_config: Callable[[str], Path]) -> None:
