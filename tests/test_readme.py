@@ -57,6 +57,14 @@ def test_what_is_commented_out_may_be_put_in(text: str, tmp_path: Path) -> None:
     load_config(path)
 
 
+@pytest.mark.parametrize("text", _blocks("sql"))
+def test_every_query_of_the_readme_is_answered(text: str, connection: Connection) -> None:
+    queries = [query for query in text.split(";") if query.strip()]
+    assert queries
+    for query in queries:
+        assert connection.execute(query.encode()).fetchall() == []
+
+
 def test_the_readme_shows_every_kind_of_source() -> None:
     assert {kind for kind in SOURCE_TYPES if f'type = "{kind}"' in README} == set(SOURCE_TYPES)
 
