@@ -21,7 +21,7 @@ from schemas.documents import (
     SourceRecord,
     Tombstone,
 )
-from schemas.quality import QualityReport
+from schemas.quality import BatchReport
 from schemas.usage import UsageEvent
 
 PROTOCOL = 5
@@ -91,7 +91,7 @@ for _kind in (
     EmbeddedBatch,
     DeadLetter,
     UsageEvent,
-    QualityReport,
+    BatchReport,
 ):
     registry.register_coder(_kind, PickledCoder)
 

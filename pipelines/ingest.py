@@ -24,7 +24,7 @@ from schemas.documents import (
 )
 from schemas.ids import settings_digest
 from schemas.moderation import Moderation
-from schemas.quality import QualityReport
+from schemas.quality import BatchReport
 from schemas.sources import SourceSettings
 from schemas.spaces import EmbeddingSpace
 from schemas.usage import UsageEvent
@@ -180,5 +180,5 @@ def ingest(
     coded(ChunkedDocument, chunked.documents, moderated.documents)
     coded(EmbeddedBatch, embedded.batches, checked.batches)
     coded(UsageEvent, embedded.usage)
-    coded(QualityReport, checked.reports)
+    coded(BatchReport, checked.reports)
     coded(DeadLetter, *refused, letters)

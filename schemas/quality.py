@@ -39,6 +39,18 @@ class QualityReport:
         return max(0.0, 1.0 - bad / self.vectors)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """The report of one batch.
+
+    Args:
+        batch: the same for the same documents as they were observed once, whoever embeds them again.
+    """
+
+    batch: bytes
+    report: QualityReport
+
+
 def merge_reports(reports: Sequence[QualityReport]) -> QualityReport:
     """One report over several; norms weighted by the number of vectors (pooled variance)."""
     total = sum(report.vectors for report in reports)

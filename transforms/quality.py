@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from schemas.documents import DeadLetter, EmbeddedBatch
 from schemas.errors import BadVector
 from schemas.ids import digest
-from schemas.quality import QualityReport
+from schemas.quality import BatchReport, QualityReport
 from schemas.spaces import EmbeddingSpace
 
 ZERO_NORM = 1e-6
@@ -85,6 +85,14 @@ def batch_vectors(chunks: pa.RecordBatch) -> npt.NDArray[np.float32]:
     return values.reshape(len(column), column.type.list_size)
 
 
+def batch_identity(batch: EmbeddedBatch) -> bytes:
+    """As `BatchReport.batch`."""
+    records = [document.document.record for document in batch.documents]
+    return digest(
+        *(part for one in records for part in (one.document_id.bytes, one.observed_at.isoformat().encode()))
+    )
+
+
 def check_batch(
     batch: EmbeddedBatch, space: EmbeddingSpace
 ) -> tuple[EmbeddedBatch, QualityReport, list[DeadLetter]]:
@@ -129,7 +137,7 @@ class _CheckFn(beam.DoFn):  # type: ignore[misc]
     def process(self, batch: EmbeddedBatch) -> Iterator[Any]:
         good, report, letters = check_batch(batch, self._space)
         if report.vectors:
-            yield beam.pvalue.TaggedOutput("reports", report)
+            yield beam.pvalue.TaggedOutput("reports", BatchReport(batch_identity(batch), report))
         for letter in letters:
             yield beam.pvalue.TaggedOutput("dead_letters", letter)
         if good.documents:

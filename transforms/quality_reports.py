@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -21,11 +21,16 @@ def write_quality(
     client: str,
     run_id: UUID | None,
     space_id: str,
-    scope: Literal["batch", "run"],
+    batch: bytes | None = None,
 ) -> None:
-    """Store a report. A run has one report of scope `run`, the last; equal batch reports of a run are one row."""
+    """Store a report, the last one of a batch or of a run.
+
+    Args:
+        batch: as `BatchReport.batch`; None for the report of the whole run.
+    """
     values = dataclasses.astuple(report)
-    parts = (client, str(run_id), space_id, scope, *(map(repr, values) if scope == "batch" else ()))
+    scope = "run" if batch is None else "batch"
+    parts = [part.encode() for part in (client, str(run_id), space_id, scope)]
     connection.execute(
         "INSERT INTO quality_reports (report_id, client, run_id, space_id, scope, vectors, wrong_dimension,"
         " not_finite, zero, duplicates, norm_min, norm_mean, norm_max, norm_std, quality_score)"
@@ -35,7 +40,7 @@ def write_quality(
         " duplicates = EXCLUDED.duplicates, norm_min = EXCLUDED.norm_min, norm_mean = EXCLUDED.norm_mean,"
         " norm_max = EXCLUDED.norm_max, norm_std = EXCLUDED.norm_std, quality_score = EXCLUDED.quality_score",
         [
-            UUID(bytes=digest(*(part.encode() for part in parts))),
+            UUID(bytes=digest(*parts, batch or b"")),
             client,
             run_id,
             space_id,
@@ -70,7 +75,7 @@ def summarise_run(
             [first_row_id],
         ).fetchone()
         report = dataclasses.replace(report, duplicates=counted[0] if counted else 0)
-    write_quality(connection, report, client, run_id, space_id, "run")
+    write_quality(connection, report, client, run_id, space_id)
     return report
 
 

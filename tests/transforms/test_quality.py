@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from schemas.documents import Chunk, ChunkedDocument, Document, Format, Kind, So
 from schemas.quality import QualityReport, merge_reports
 from schemas.spaces import EmbeddingSpace
 from transforms.embed_buffer import pack_batch
-from transforms.quality import batch_vectors, check_batch, inspect_vectors
+from transforms.quality import batch_identity, batch_vectors, check_batch, inspect_vectors
 
 SPACE = EmbeddingSpace("test", "0" * 64, "exact", "mean", True, dimensions=4, max_tokens=16)
 
@@ -78,6 +79,20 @@ def test_a_document_with_one_bad_vector_goes_whole_to_the_dead_letters() -> None
     assert (letter.record.native_id, letter.stage, letter.error_type) == ("2", "quality", "BadVector")
     assert letter.reason == "vector of chunk 1 is not finite"
     assert report.not_finite == 1
+
+
+def test_a_batch_is_the_same_when_it_is_embedded_again_and_another_when_its_documents_are_read_again() -> (
+    None
+):
+    document = chunked("1", ["a"])
+    vector = unit(1, 2, 3, 4)[None]
+    once = batch_identity(pack_batch(SPACE, [document], vector))
+    assert batch_identity(pack_batch(SPACE, [document], -vector)) == once
+    record = document.document.record
+    later = replace(record, observed_at=record.observed_at + timedelta(microseconds=1))
+    again = replace(document, document=replace(document.document, record=later))
+    other = replace(document, document=replace(document.document, record=replace(record, native_id="2")))
+    assert len({once, *(batch_identity(pack_batch(SPACE, [one], vector)) for one in (again, other))}) == 3
 
 
 def test_a_good_batch_passes_untouched() -> None:

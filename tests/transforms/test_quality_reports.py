@@ -10,7 +10,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from psycopg import sql
 
-from schemas.quality import QualityReport
+from schemas.quality import BatchReport, QualityReport
 from schemas.spaces import EmbeddingSpace
 from transforms.postgres import Store
 from transforms.quality_reports import run_reports, summarise_run, write_quality
@@ -28,7 +28,7 @@ def report(vectors: int) -> QualityReport:
 def test_a_run_has_one_report_the_last(connection: psycopg.Connection) -> None:
     run_id = uuid4()
     for vectors in (10, 20):
-        write_quality(connection, report(vectors), "acme", run_id, SPACE_ID, "run")
+        write_quality(connection, report(vectors), "acme", run_id, SPACE_ID)
     assert connection.execute("SELECT vectors, quality_score FROM quality_reports").fetchall() == [(20, 0.95)]
 
 
@@ -36,11 +36,15 @@ def test_repeated_bundles_write_each_batch_once(database: Store, connection: psy
     pipeline = beam.Pipeline(
         options=PipelineOptions(["--runner=FnApiRunner", "--direct_runner_bundle_repeat=2"])
     )
-    reports = pipeline | beam.Create([report(10), report(20)], reshuffle=False)
+    reports = pipeline | beam.Create(
+        [BatchReport(bytes([number]), report(vectors)) for number, vectors in enumerate((10, 20, 20))],
+        reshuffle=False,
+    )
     reports | WriteQuality(database, "acme", uuid4(), SPACE_ID)
     pipeline.run().wait_until_finish()
     assert connection.execute("SELECT scope, vectors FROM quality_reports ORDER BY vectors").fetchall() == [
         ("batch", 10),
+        ("batch", 20),
         ("batch", 20),
     ]
 
@@ -72,7 +76,7 @@ def test_a_run_counts_texts_that_share_a_vector_over_all_of_its_rows_and_no_othe
         (b"four", [1.0, 0.5]),
     ]:
         store(text, vector)
-    write_quality(connection, report(5), "acme", run_id, space.space_id, "batch")
+    write_quality(connection, report(5), "acme", run_id, space.space_id, b"1")
     assert summarise_run(connection, "acme", run_id, space.space_id, first).duplicates == 1
 
 
@@ -80,11 +84,11 @@ def test_a_run_that_nobody_summed_up_is_shown_as_the_sum_of_its_batches(
     connection: psycopg.Connection,
 ) -> None:
     summed_up, watched = uuid4(), uuid4()
-    for vectors in (10, 30):
+    for batch, vectors in ((b"1", 10), (b"2", 30)):
         for run_id in (summed_up, watched):
-            write_quality(connection, report(vectors), "acme", run_id, SPACE_ID, "batch")
-    write_quality(connection, report(50), "acme", summed_up, SPACE_ID, "run")
-    write_quality(connection, report(7), "other", watched, SPACE_ID, "batch")
+            write_quality(connection, report(vectors), "acme", run_id, SPACE_ID, batch)
+    write_quality(connection, report(50), "acme", summed_up, SPACE_ID)
+    write_quality(connection, report(7), "other", watched, SPACE_ID, b"1")
     found = {row["run_id"]: row for row in run_reports(connection, "acme", 10)}
     assert {run_id: (row["vectors"], row["zero"]) for run_id, row in found.items()} == {
         summed_up: (50, 1),

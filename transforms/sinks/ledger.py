@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from schemas.documents import DeadLetter
 from schemas.outcomes import Outcome
-from schemas.quality import QualityReport
+from schemas.quality import BatchReport
 from schemas.usage import UsageEvent
 from transforms.dead_letters import MAX_LETTER_BYTES, MAX_LETTERS, write_dead_letters
 from transforms.outcomes import CountingFn, OfRun
@@ -37,13 +37,13 @@ class _WriteUsageFn(SessionFn):
 
 
 class WriteQuality(beam.PTransform):  # type: ignore[misc]
-    """`PCollection[QualityReport]` of batches -> nothing."""
+    """`PCollection[BatchReport]` -> nothing."""
 
     def __init__(self, store: Store, client: str, run_id: UUID | None, space_id: str) -> None:
         super().__init__()
         self._fn = _WriteQualityFn(store, client, run_id, space_id)
 
-    def expand(self, reports: beam.PCollection[QualityReport]) -> beam.PCollection[None]:
+    def expand(self, reports: beam.PCollection[BatchReport]) -> beam.PCollection[None]:
         return reports | "Write" >> beam.ParDo(self._fn)
 
 
@@ -54,15 +54,15 @@ class _WriteQualityFn(SessionFn):
         self._run_id = run_id
         self._space_id = space_id
 
-    def process(self, report: QualityReport) -> None:
+    def process(self, of_batch: BatchReport) -> None:
         self._session.run(
             partial(
                 write_quality,
-                report=report,
+                report=of_batch.report,
                 client=self._client,
                 run_id=self._run_id,
                 space_id=self._space_id,
-                scope="batch",
+                batch=of_batch.batch,
             )
         )
 
