@@ -49,7 +49,7 @@ SAMPLE_S = 1.0
 PARTS = 10
 """Of a load, whose memory is told apart."""
 MEMORY_GROWTH = 1.10
-"""Peak in the last part over that in the second that still counts as flat."""
+"""Peak in any later part over that in the second that still counts as flat."""
 LONG_LOAD = 100_000
 """Documents; a shorter load is still filling its memos and buffers in its second part."""
 MOST_US_A_VECTOR = 10.0
@@ -206,7 +206,7 @@ def by_parts(samples: Sequence[float], parts: int = PARTS) -> list[int]:
 
 def is_flat(peaks: Sequence[int]) -> bool:
     """Whether memory stopped growing after the second part."""
-    return len(peaks) < 3 or peaks[-1] <= MEMORY_GROWTH * peaks[1]
+    return len(peaks) < 3 or max(peaks[2:]) <= MEMORY_GROWTH * peaks[1]
 
 
 def side_by_side(documents: int, workers: int, indexes: bool) -> dict[str, Any]:

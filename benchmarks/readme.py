@@ -138,7 +138,7 @@ def backfill_table(rows: Sequence[Figures]) -> str:
             *(
                 "; ".join(
                     ", ".join(
-                        f"{peak:,}" for peak in (found[1 % len(found)], found[len(found) // 2], found[-1])
+                        f"{peak:,}" for peak in (found[1 % len(found)], found[len(found) // 2], max(found))
                     )
                     for name, found in row["peak_mib_by_tenth"].items()
                     if name.startswith(of)
@@ -150,7 +150,7 @@ def backfill_table(rows: Sequence[Figures]) -> str:
     ]
     size = rows[0]["documents"] if rows else 0
     head = [f"{size:,} documents, workers", "documents/s", "vectors/s", "unchanged/s", "CPU µs a document"]
-    tenths = "peak MiB in the second, the sixth and the last tenth"
+    tenths = "peak MiB in the second tenth, the sixth and the highest"
     return table([*head, f"each worker: {tenths}", "Postgres: the same"], lines)
 
 
