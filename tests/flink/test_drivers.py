@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from psycopg import sql
 
-from benchmarks.hardware import ROOT
 from runners import flink_rest
 from runners.flink_cluster import Cluster
 from schemas.config import load_config
 from tests.fakes.embedding_provider import DIMENSIONS, KEY, MODEL, FakeProvider, always, late
 from tests.fakes.serving import serve
+from tests.flink.driver import driver
 from tests.runners.world import issue, write_export
 from transforms.embedders.models import space_of
 from transforms.postgres import Store
@@ -86,24 +84,6 @@ def config(tmp_path: Path, database: Store, cluster: Cluster, endpoint: FakeProv
         yield path
 
 
-@contextmanager
-def _driver(config: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "runners.cli", "run", "-c", str(config), "--runner", "flink"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # pytest in a shell's background ignores the signal, and so would a child.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=BOUND_S)
-
-
 def _until(done: Callable[[], object]) -> None:
     end = time.monotonic() + BOUND_S
     while not done():
@@ -121,19 +101,19 @@ def _indexed(database: Store) -> int:
     return found[0] if found else 0
 
 
-def _job_server(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(driver.pid).children(recursive=True)
+def _job_server(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
 
 
 def test_after_ctrl_c_the_cluster_has_no_job_of_the_run(
     config: Path, cluster: Cluster, endpoint: FakeProvider
 ) -> None:
-    with _driver(config) as driver:
+    with driver("run", config) as process:
         _until(lambda: endpoint.requests > 1)
         (job,) = _going_on(cluster)
-        driver.send_signal(signal.SIGINT)
-        _, said = driver.communicate(timeout=BOUND_S)
-        assert driver.returncode == 130
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=BOUND_S)
+        assert process.returncode == 130
         assert said.splitlines()[-1].startswith("headrace: interrupted; what was stored is consistent")
         assert _going_on(cluster) == []
         assert flink_rest.job(cluster.url, job.job_id).state == "CANCELED"
@@ -142,12 +122,12 @@ def test_after_ctrl_c_the_cluster_has_no_job_of_the_run(
 def test_a_killed_driver_leaves_no_job_server_and_its_job_comes_to_its_end(
     config: Path, cluster: Cluster, endpoint: FakeProvider, database: Store
 ) -> None:
-    with _driver(config) as driver:
+    with driver("run", config) as process:
         _until(lambda: endpoint.requests > 1)
         (job,) = _going_on(cluster)
-        left = _job_server(driver)
+        left = _job_server(process)
         assert any("FlinkJobServerDriver" in part for one in left for part in one.cmdline())
-        driver.kill()
+        process.kill()
         _, alive = psutil.wait_procs(left, BOUND_S)
         assert alive == []
     assert not flink_rest.job(cluster.url, job.job_id).ended
@@ -163,17 +143,17 @@ def test_the_next_run_ends_the_job_of_a_killed_driver_that_holds_all_slots_and_s
         "max_tokens = 512", "max_tokens = 512\nmax_batch_tokens = 128", 1
     )
     config.write_text(many_requests.replace("[flink]", "[flink]\nparallelism = 4"))
-    with _driver(config) as driver:
+    with driver("run", config) as process:
         _until(lambda: endpoint.requests > 1)
         (job,) = _going_on(cluster)
-        driver.kill()
-        driver.wait(BOUND_S)
+        process.kill()
+        process.wait(BOUND_S)
     assert flink_rest.overview(cluster.url).slots_free == 0
-    with _driver(config) as driver:
+    with driver("run", config) as process:
         _until(lambda: flink_rest.job(cluster.url, job.job_id).ended)
         endpoint.plan = lambda number: None
-        _, said = driver.communicate(timeout=BOUND_S)
-    assert driver.returncode == 0, said
+        _, said = process.communicate(timeout=BOUND_S)
+    assert process.returncode == 0, said
     assert "headrace: ended 1 job on the cluster that a killed headrace had left" in said
     assert flink_rest.job(cluster.url, job.job_id).state == "CANCELED"
     assert _indexed(database) == ISSUES

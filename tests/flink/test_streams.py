@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,6 @@ import psutil
 import pytest
 from psycopg import sql
 
-from benchmarks.hardware import ROOT
 from extractors.read import build_extractor
 from runners import flink_rest, streams
 from runners.flink import watch_job_name
@@ -31,6 +29,7 @@ from schemas.errors import JobRefused
 from schemas.sources import JiraSource
 from tests.fakes.jira import FakeJira
 from tests.fakes.serving import serve
+from tests.flink.driver import driver
 from tests.runners.test_watch import Followed, followed
 from tests.runners.world import Headrace
 from transforms.embedders.models import space_of
@@ -144,20 +143,8 @@ name = "{source.name}"
 site_url = "{source.site_url}"
 poll_interval_s = {source.poll_interval_s}
 """)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "runners.cli", "watch", "-c", str(path), "--runner", "flink"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # pytest in a shell's background ignores the signal, and so would a child.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
+    with driver("watch", path) as process:
         yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=BOUND_S)
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 They are run over whole texts instead of line by line, and only where a text holds what an expression cannot do
 without: four of them alone would take longer than everything else here, and most texts have no word that is long
-enough for a key. Its guesses by entropy are left out, as every
-commit sha is one; so are those by the name of a variable, as issues are full of `password` and `token` in prose.
+enough for a key. Its guesses by entropy are left out, as every commit sha is one; so are those by the name of a
+variable, as issues are full of `password` and `token` in prose.
 """
 
 from __future__ import annotations
