@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from pgvector.psycopg import register_vector
+from pgvector import Vector
 from psycopg import conninfo
 from psycopg.abc import Buffer
-from psycopg.adapt import Loader
+from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format
+from psycopg.types import TypeInfo
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from schemas.config import Config
@@ -44,6 +46,23 @@ class _BinaryVector(Loader):
         return np.frombuffer(data, ">f4", offset=4).astype(np.float32)
 
 
+class _VectorDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: npt.NDArray[np.float32]) -> bytes:
+        return bytes(Vector(obj).to_binary())
+
+
+@lru_cache(maxsize=64)
+def _vector_dumper(oid: int) -> type[Dumper]:
+    """A dumper that names the type `vector` by the number it has in a database.
+
+    Made once: psycopg keeps each dumper it was ever given, and pgvector's `register_vector` makes eight for each
+    connection, 6 KB apiece.
+    """
+    return type("_VectorDumperOf", (_VectorDumper,), {"oid": oid})
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """Where the truth is; picklable and without secrets, so that any worker can connect by it.
@@ -66,17 +85,17 @@ class Store:
             ExtensionMissing: the database has no pgvector.
         """
         connection = self.connect_plainly()
-        try:
-            register_vector(connection)
-        except psycopg.ProgrammingError:
+        vector = TypeInfo.fetch(connection, "vector")
+        if vector is None:
             name = connection.info.dbname
             connection.close()
             raise ExtensionMissing(
                 f"{SETTING}: database {name!r} has no pgvector: run CREATE EXTENSION vector in it"
-            ) from None
-        oid = connection.adapters.types["vector"].oid
-        connection.adapters.register_loader(oid, _TextVector)
-        connection.adapters.register_loader(oid, _BinaryVector)
+            )
+        vector.register(connection)
+        connection.adapters.register_dumper("numpy.ndarray", _vector_dumper(vector.oid))
+        connection.adapters.register_loader(vector.oid, _TextVector)
+        connection.adapters.register_loader(vector.oid, _BinaryVector)
         return connection
 
     def connect_plainly(self) -> psycopg.Connection:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
+from psycopg.adapt import Dumper, Loader
 from psycopg.conninfo import make_conninfo
 
 from schemas.errors import BadConfig, DatabaseUnreachable, ExtensionMissing, SinkUnavailable
@@ -50,6 +53,28 @@ def test_a_reference_that_leads_nowhere_is_named() -> None:
 def test_a_database_without_pgvector_is_refused(empty_database: Store) -> None:
     with pytest.raises(ExtensionMissing, match="CREATE EXTENSION vector"):
         empty_database.connect()
+
+
+def test_connecting_again_leaves_nothing_behind(database: Store) -> None:
+    def classes_for_values() -> int:
+        gc.collect()
+        # Not `issubclass`: objects there may only look like classes.
+        return sum(
+            not {Dumper, Loader}.isdisjoint(thing.__mro__)
+            for thing in gc.get_objects()
+            if issubclass(type(thing), type)
+        )
+
+    database.connect().close()
+    before = classes_for_values()
+    for _ in range(3):
+        with database.connect() as connection:
+            given = connection.execute(
+                "SELECT %s::vector, array_agg(%s)", [np.zeros(3), np.ones(2)]
+            ).fetchone()
+    assert classes_for_values() == before
+    assert given is not None
+    assert [given[0].tolist(), [one.tolist() for one in given[1]]] == [[0.0, 0.0, 0.0], [[1.0, 1.0]]]
 
 
 def test_dates_of_the_year_one_survive_a_server_west_of_greenwich(database: Store) -> None:
