@@ -96,3 +96,22 @@ def test_a_run_that_nobody_summed_up_is_shown_as_the_sum_of_its_batches(
     }
     assert found[watched]["quality_score"] == 1 - 2 / 40
     assert [row["run_id"] for row in run_reports(connection, "acme", 1)] == [summed_up]
+
+
+def test_the_last_hour_of_quality_is_found_without_reading_the_years_before(
+    connection: psycopg.Connection,
+) -> None:
+    connection.execute(
+        "INSERT INTO quality_reports SELECT gen_random_uuid(), now() - interval '1 year' + n * interval '5 minutes',"
+        " 'acme', NULL, %s, 'batch', 1, 0, 0, 0, 0, 1, 1, 1, 0, 1 FROM generate_series(1, 100000) AS n",
+        [SPACE_ID],
+    )
+    connection.execute("ANALYZE quality_reports")
+    row = connection.execute(
+        "EXPLAIN (ANALYZE, FORMAT JSON) SELECT client, sum(vectors) FROM quality_reports"
+        " WHERE scope = 'batch' AND created_at > now() - interval '1 hour' GROUP BY 1"
+    ).fetchone()
+    assert row is not None
+    plan = str(row[0])
+    assert "quality_reports_by_time" in plan
+    assert "Seq Scan" not in plan
