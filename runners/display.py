@@ -33,6 +33,9 @@ SNIPPET_CHARS = 200
 PLAIN_WIDTH = 120
 """Columns where the output is no terminal: a file or another program does not wrap."""
 
+WIDEST_CHARS = 10_000
+"""A table is never wider."""
+
 
 def console(stderr: bool = False) -> Console:
     """A console that does not fold tables to 80 columns when it is piped."""
@@ -183,15 +186,26 @@ def _short(key: str) -> str:
 
 def print_rows(console: Console, rows: Sequence[Mapping[str, Any]], empty: str) -> None:
     """Rows as a table with a column for every key that any has; `empty` where there are none."""
-    if not rows:
-        console.print(empty)
-        return
+    console.print(_rows_table(rows) if rows else empty)
+
+
+def _rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = dict.fromkeys(name for row in rows for name in row)
     numeric = [name for name in columns if any(_is_number(row.get(name)) for row in rows)]
     table = _table(*columns, right=numeric)
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in columns))
-    console.print(table)
+    return table
+
+
+def _print_part(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table where it fits; where its words would be broken, each row by itself, a line a column."""
+    unbroken = console.options.update_width(WIDEST_CHARS)
+    if not rows or console.measure(_rows_table(rows), options=unbroken).maximum <= console.width:
+        print_rows(console, rows, "  none")
+        return
+    for row in rows:
+        print_facts(console, row)
 
 
 def _is_number(value: Any) -> bool:
@@ -235,7 +249,7 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
                 _print_problems(console, row)
         elif isinstance(part, list):
             console.print(Text(name.replace("_", " "), style="bold"))
-            print_rows(console, part, "  none")
+            _print_part(console, part)
         elif isinstance(part, Mapping):
             console.print(Text(name.replace("_", " "), style="bold"))
             print_rows(

@@ -6,9 +6,10 @@ import io
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from runners.display import print_rows
+from runners.display import print_rows, print_status
 from runners.display_dead_letters import print_dead_letters
 
 LETTER: dict[str, Any] = {
@@ -43,6 +44,22 @@ def test_a_count_that_only_some_rows_have_stands_under_its_own_heading() -> None
     heading, _, *lines = words(text)
     assert heading == ["source", "new", "dead", "lettered"]
     assert lines == [["git", "11", "-"], ["jira", "12", "1"]]
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_a_job_s_words_are_not_broken_however_narrow_the_screen(width: int) -> None:
+    text = io.StringIO()
+    job = {"job": "f" * 32, "state": "RUNNING", "records_read": 12000, "last_failure": "a worker was lost"}
+    print_status(Console(file=text, width=width), {"flink_jobs": [job, job | {"job": "e" * 32}]})
+    heading, *lines = [" ".join(line) for line in words(text)]
+    assert heading == "flink jobs"
+    if width == 200:
+        assert lines[0] == "job state records read last failure"
+        assert lines[2:] == [f"{letter * 32} RUNNING 12,000 a worker was lost" for letter in "fe"]
+    else:
+        for letter, job_lines in zip("fe", (lines[:4], lines[4:]), strict=True):
+            job_facts = ["state RUNNING", "records read 12,000", "last failure a worker was lost"]
+            assert job_lines == [f"job {letter * 32}", *job_facts]
 
 
 def test_a_letter_is_one_line_that_says_what_failed_where_and_why() -> None:
