@@ -69,7 +69,7 @@ def _ended(
         build(pipeline)
         try:
             result = pipeline.run()
-            with _told(target, note):
+            with _looked_after(target, note):
                 _wait(result)
             return result
         except errors.PipelineError as error:  # a step that could not even begin
@@ -80,6 +80,8 @@ def _ended(
             if failure is not error or target.lost_job is None:
                 raise failure from error
             last_line = str(error).strip().splitlines()[-1][:300]
+            if target.without_workers and (hopeless := target.without_workers(True)):
+                raise hopeless from error
             if not target.lost_job():
                 raise errors.JobFailed(f"the job failed: {last_line}") from error
             if not left:
@@ -101,18 +103,22 @@ def _wait(result: PipelineResult) -> None:
 
 
 @contextmanager
-def _told(target: Target, note: Callable[[str], None] | None) -> Iterator[None]:
-    progress = target.progress
-    if progress is None or note is None:
+def _looked_after(target: Target, note: Callable[[str], None] | None) -> Iterator[None]:
+    """Tell how a job elsewhere stands, and end it where it has no prospect, for the length of the block."""
+    progress, without_workers = target.progress, target.without_workers
+    if progress is None and without_workers is None:
         yield
         return
     stop = threading.Event()
 
-    def tell() -> None:
+    def look() -> None:
         while not stop.wait(PROGRESS_S):
-            note(progress())
+            if note is not None and progress is not None:
+                note(progress())
+            if without_workers is not None:
+                without_workers(False)
 
-    thread = threading.Thread(target=tell, name="job-progress", daemon=True)
+    thread = threading.Thread(target=look, name="job-progress", daemon=True)
     thread.start()
     try:
         yield

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runners.fetch import flink_lib, sha256_of
 from runners.flink_cluster import add_opens, java_launcher
-from runners.flink_rest import cancel, check_version, jobs, metrics, wait
+from runners.flink_rest import MOST_FAILURES, cancel, check_version, failures, jobs, metrics, wait
 from runners.job_server import listens, serving
 from runners.targets import Target
 from schemas.config import Config
@@ -25,6 +25,10 @@ from schemas.sections import resolve_secret
 
 JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 POOL_TIMEOUT_S = 5.0
+REFUSED = ("BeamFnExternalWorkerPool", "UNAVAILABLE")
+"""In the stack trace of a step for which Beam could get no worker."""
+MOST_REFUSALS = 3
+"""In a row, from a job's beginning; Flink waits longer before each."""
 RECOVERY_S = 300.0
 """What a cluster may take to come back."""
 RECOVERY_POLL_S = 1.0
@@ -67,6 +71,7 @@ def opened(config: Config) -> Iterator[Target]:
             spool_dir=settings.spool_dir,
             progress=partial(progress, settings.url, name),
             lost_job=partial(lost_job, settings, name),
+            without_workers=partial(without_workers, settings, name),
             take_over=partial(take_over, config),
         )
 
@@ -242,6 +247,30 @@ def lost_job(settings: Flink, name: str, timeout_s: float = RECOVERY_S) -> bool:
             if time.monotonic() > deadline:
                 raise
         time.sleep(RECOVERY_POLL_S)
+
+
+def without_workers(settings: Flink, name: str, ended: bool) -> ClusterUnreachable | None:
+    """Why the job of this name that was submitted last never had a worker; None where it had, or still may.
+
+    One that runs is ended: Flink would try again for ever, or as often as it was told. A job that once had workers
+    is left to it: they may come back.
+
+    Args:
+        ended: whether to look at jobs that have ended, or at those that have not.
+    """
+    try:
+        mine = [job for job in jobs(settings.url) if job.name == name and job.ended == ended][:1]
+        reasons = [reason for job in mine for reason in failures(settings.url, job.job_id)]
+        enough = (1 if ended else MOST_REFUSALS) <= len(reasons) < MOST_FAILURES  # that many may hide others
+        if not enough or not all(part in reason for reason in reasons for part in REFUSED):
+            return None
+        cancel_named(settings.url, lambda one: one == name)
+    except (ClusterUnreachable, JobRefused):
+        return None
+    return ClusterUnreachable(
+        f"no worker pool answers the TaskManagers of {settings.url} at {settings.worker_pool}: start `python -m"
+        " runners.worker_pool` beside each of them, or set flink.worker_pool"
+    )
 
 
 def progress(url: str, name: str) -> str:

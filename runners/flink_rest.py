@@ -21,6 +21,8 @@ TIMEOUT_S = 10.0
 SAVEPOINT_TIMEOUT_S = 600.0
 POLL_S = 0.25
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MOST_FAILURES = 8
+"""That are asked for; Flink keeps 16."""
 ENDED = {"FINISHED", "CANCELED", "FAILED"}
 EXCEPTION = re.compile(r"^(?:[\w$]+\.)+[\w$]+: ")
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -183,6 +185,17 @@ def metrics(url: str, job_id: str) -> JobMetrics:
         restarts=next((int(float(one["value"])) for one in restarts if one.get("value")), 0),
         failure=_failure(_asked(url, "GET", f"{path}/exceptions", params={"maxExceptions": "1"})),
     )
+
+
+def failures(url: str, job_id: str) -> list[str]:
+    """Java's stack traces of what a job failed or restarted for, the newest `MOST_FAILURES` of them.
+
+    Raises:
+        JobRefused: the cluster does not know it.
+    """
+    params = {"maxExceptions": str(MOST_FAILURES)}
+    body = _asked(url, "GET", f"/jobs/{_checked(job_id)}/exceptions", params=params)
+    return [str(entry.get("stacktrace", "")) for entry in body.get("exceptionHistory", {}).get("entries", [])]
 
 
 def _checkpoints(url: str, path: str) -> Checkpoints:

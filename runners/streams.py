@@ -112,8 +112,10 @@ class _Job:
         """See that it runs, and let another one take its place when it is old or its cluster has lost it.
 
         Raises:
-            PipelineError: it has ended.
+            PipelineError: it has ended, or will never have a worker.
         """
+        if hopeless := self._without_workers(ended=False):
+            raise hopeless
         is_old = time.monotonic() > self._ends_s
         if is_old and self.end():
             self._begin_again()
@@ -128,6 +130,8 @@ class _Job:
             failure = original_error(error)
             if failure is not error:
                 raise failure from error
+            if hopeless := self._without_workers(ended=True):
+                raise hopeless from error
             if not self._is_lost():
                 last_line = str(error).strip().splitlines()[-1][:300]
                 raise JobFailed(f"the streaming job failed: {last_line}") from error
@@ -135,6 +139,12 @@ class _Job:
             return
         if PipelineState.is_terminal(state) and not is_old:  # the next look begins another
             raise JobRefused(f"the streaming job has ended, {state}: watch again to go on")
+
+    def _without_workers(self, ended: bool) -> PipelineError | None:
+        if self._runner is not Runner.FLINK:
+            return None
+        settings = self._config.flink or Flink()
+        return flink.without_workers(settings, flink.watch_job_name(self._config), ended)
 
     def _is_lost(self) -> bool:
         settings = self._config.flink or Flink()

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from schemas.config import Config
-from schemas.errors import BadConfig
+from schemas.errors import BadConfig, PipelineError
 
 
 class Runner(StrEnum):
@@ -31,6 +31,8 @@ class Target:
         progress: says how a job stands, where its workers are not in this process.
         lost_job: says whether a job that failed is gone together with what its cluster knew, and returns once that
             can take another; None where there is no cluster to lose it.
+        without_workers: says why a job never had a worker, and ends it, None while it may have one; told whether to
+            look at a job that has ended. None where workers come with the job.
         take_over: ends what a killed process left of the client's jobs, and says so; called under the client's lock,
             before the first job is submitted. None where jobs end with their process.
         embed_hints: Beam's resource hints for the embedding step.
@@ -41,6 +43,7 @@ class Target:
     spool_dir: Path | str | None = None
     progress: Callable[[], str] | None = None
     lost_job: Callable[[], bool] | None = None
+    without_workers: Callable[[bool], PipelineError | None] | None = None
     take_over: Callable[[], str | None] | None = None
     embed_hints: Mapping[str, str] = field(default_factory=dict)
 

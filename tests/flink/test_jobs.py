@@ -16,15 +16,16 @@ from rich.console import Console
 
 from benchmarks.ledger_sums import ledger_sums
 from extractors.exports import PAGE_RECORDS
-from runners import flink_rest
+from runners import flink, flink_rest
 from runners.flink_cluster import Cluster
 from runners.flink_jobs import job_rows
+from runners.job_server import free_port
 from runners.progress_bar import run_progress
 from runners.run import RunSummary, run
 from runners.targets import Runner, opened
 from schemas.config import Config, Model, Postgres
 from schemas.engines import Flink
-from schemas.errors import JobFailed, PipelineError
+from schemas.errors import ClusterUnreachable, JobFailed, PipelineError
 from schemas.integrations import Integration, Performance
 from tests.fakes.embedding_provider import DIMENSIONS, KEY, MODEL, FakeProvider, always, late
 from tests.fakes.serving import serve
@@ -214,6 +215,18 @@ def test_a_step_that_cannot_be_set_up_is_said_before_beam_would_look_at_one_atte
     assert time.monotonic() - began_s < 180
     assert "\n" not in str(failed.value)
     assert fake.requests == 0
+
+
+def test_a_run_that_no_worker_takes_ends_in_one_line(
+    configured: Configured, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flink, "_check_pool", lambda settings: None)  # as for a cluster on other machines
+    settings = Flink(url=cluster.url, worker_pool=f"127.0.0.1:{free_port()}")
+    with pytest.raises(
+        ClusterUnreachable, match=rf"^no worker pool answers .* at {settings.worker_pool}: start"
+    ):
+        _run(configured(flink=settings))
+    assert all(job.ended for job in flink_rest.jobs(cluster.url))
 
 
 def test_a_run_whose_job_is_cancelled_says_so(

@@ -10,12 +10,13 @@ import pytest
 
 from runners import flink
 from runners.flink_cluster import Ports, commands, java_launcher, java_release, write_configuration
+from runners.flink_rest import MOST_FAILURES
 from runners.job_server import free_port, serving
 from schemas.config import Config
 from schemas.engines import Flink
 from schemas.errors import ClusterUnreachable, DigestMismatch, MissingFile, MissingTool, WrongVersion
 from tests.fakes.serving import serve
-from tests.runners.fake_flink import FakeFlink
+from tests.runners.fake_flink import JOB, FakeFlink
 from tests.runners.world import Headrace, issue, write_export
 
 RELEASES = {
@@ -211,6 +212,61 @@ def test_a_cluster_that_was_started_anew_has_lost_its_job_once_it_can_take_anoth
 def test_a_cluster_that_does_not_come_back_is_not_waited_for_for_ever() -> None:
     with pytest.raises(ClusterUnreachable, match=r"no Flink answers at"):
         flink.lost_job(Flink(url=f"http://127.0.0.1:{free_port()}"), "job", timeout_s=0)
+
+
+NO_POOL = """java.lang.Exception: The user defined 'open()' method caused an exception: UNAVAILABLE: io exception
+\tat org.apache.beam.model.fnexecution.v1.BeamFnExternalWorkerPoolGrpc$Stub.startWorker(BeamFnExternalWorkerPool.java)
+Caused by: java.net.ConnectException: finishConnect(..) failed: Connection refused"""
+WORKER_DIED = """java.lang.RuntimeException: Error received from SDK harness for instruction 4
+Caused by: UNAVAILABLE: io exception"""
+
+
+def _failed(api: FakeFlink, *newest_first: str) -> None:
+    entries = [{"exceptionName": "Exception", "stacktrace": trace} for trace in newest_first]
+    api.answers[f"/jobs/{JOB}/exceptions"] = [(200, {"exceptionHistory": {"entries": entries}})]
+
+
+def test_a_job_that_no_worker_takes_is_ended_and_said_so(
+    api: FakeFlink, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flink, "CANCEL_TIMEOUT_S", 0.0)
+    api.job("RESTARTING")
+    api.job("CANCELED")
+    api.answers["/jobs/overview"][0][1]["jobs"][0]["state"] = "RESTARTING"
+    _failed(api, *[NO_POOL] * 3)
+    said = flink.without_workers(Flink(url=url, worker_pool="workers:50000"), "job", ended=False)
+    assert str(said) == (
+        f"no worker pool answers the TaskManagers of {url} at workers:50000: start `python -m runners.worker_pool`"
+        " beside each of them, or set flink.worker_pool"
+    )
+    assert ("PATCH", f"/jobs/{JOB}", None) in api.asked
+
+
+def test_a_job_that_failed_at_once_for_want_of_workers_says_so(api: FakeFlink, url: str) -> None:
+    api.job("FAILED")
+    _failed(api, NO_POOL)
+    assert flink.without_workers(Flink(url=url), "job", ended=False) is None
+    assert "no worker pool" in str(flink.without_workers(Flink(url=url), "job", ended=True))
+    assert not [one for one in api.asked if one[0] != "GET"]
+
+
+@pytest.mark.parametrize(
+    "newest_first",
+    [
+        (),
+        (NO_POOL, NO_POOL),  # it may be on its way
+        (NO_POOL, NO_POOL, NO_POOL, WORKER_DIED),  # there were workers
+        (WORKER_DIED, NO_POOL, NO_POOL, NO_POOL),  # there are again
+        (NO_POOL,) * MOST_FAILURES,  # what was before is not known
+    ],
+)
+def test_a_job_that_may_have_workers_yet_is_left_to_flink(
+    api: FakeFlink, url: str, newest_first: tuple[str, ...]
+) -> None:
+    api.job("RESTARTING")
+    _failed(api, *newest_first)
+    assert flink.without_workers(Flink(url=url), "job", ended=False) is None
+    assert not [one for one in api.asked if one[0] != "GET"]
 
 
 def test_nothing_of_the_cluster_listens_beyond_this_machine(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
-"""A job that its cluster lost is submitted again; one that failed is not."""
+"""A job that its cluster lost is submitted again; one that failed, or has no workers, is not."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
 import pytest
 
+from runners import direct
 from runners.direct import RESUBMISSIONS, run_bounded
 from runners.targets import HERE
-from schemas.errors import BadConfig, JobFailed, JobLost, PipelineError
+from schemas.errors import BadConfig, ClusterUnreachable, JobFailed, JobLost, PipelineError
 
 
 class _Failing:
@@ -63,6 +65,29 @@ def test_a_job_that_failed_on_a_cluster_fails_in_one_line(tmp_path: Path) -> Non
         run_bounded(pipeline, replace(HERE, lost_job=lambda: False))
     assert "\n" not in str(failed.value)
     assert pipeline.tries == 1
+
+
+def test_a_job_without_workers_is_ended_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "PROGRESS_S", 0.01)
+    ended = threading.Event()
+
+    class Elsewhere:
+        """The result of a job that is submitted to a cluster, which runs until somebody ends it."""
+
+        def wait_until_finish(self) -> None:
+            assert ended.wait(30)
+            raise RuntimeError("failed in state CANCELLED: finishConnect(..) failed: Connection refused")
+
+    def without_workers(is_ended: bool) -> PipelineError | None:
+        if is_ended:
+            return ClusterUnreachable("no worker pool answers")
+        ended.set()
+        return None
+
+    monkeypatch.setattr(beam.Pipeline, "run", lambda pipeline: Elsewhere())
+    target = replace(HERE, without_workers=without_workers, lost_job=lambda: pytest.fail("it is not lost"))
+    with pytest.raises(ClusterUnreachable, match=r"^no worker pool answers$"):
+        run_bounded(lambda pipeline: None, target)
 
 
 def test_an_error_of_our_own_is_not_tried_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from runners.streams import life_s
 from runners.targets import Runner, Target
 from schemas.config import Config
 from schemas.engines import Flink
+from schemas.errors import ClusterUnreachable
 from tests.fakes.serving import serve
 from tests.runners.fake_flink import JOB, FakeFlink
 from tests.runners.memory_source import configured
@@ -59,6 +60,24 @@ def test_a_job_that_cannot_be_ended_is_not_joined_by_another(
         api.job("CANCELED", name=flink.watch_job_name(config))
         job.look_after()
         assert len(begun) == 2
+
+
+def test_a_job_that_no_worker_takes_ends_the_watch(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams._Job, "_begin", lambda job, given: None)
+    api = FakeFlink()
+    with serve(api) as url:
+        config = make_config().model_copy(update={"flink": Flink(url=url)})
+        api.job("RESTARTING", name=flink.watch_job_name(config))
+        api.job("CANCELED", name=flink.watch_job_name(config))
+        api.answers["/jobs/overview"][0][1]["jobs"][0]["state"] = "RESTARTING"
+        refused = "io.grpc.StatusRuntimeException: UNAVAILABLE\n at BeamFnExternalWorkerPoolGrpc.startWorker"
+        api.answers[f"/jobs/{JOB}/exceptions"] = [
+            (200, {"exceptionHistory": {"entries": [{"stacktrace": refused}] * 3}})
+        ]
+        with pytest.raises(ClusterUnreachable, match="no worker pool answers"):
+            streams._Job(config, Target(()), Runner.FLINK, []).look_after()
 
 
 def test_watching_on_dataflow_is_refused(headrace: Headrace, write_config: Callable[[str], Path]) -> None:
