@@ -3,11 +3,11 @@
     python -m benchmarks.overhead --data ../shared/data [--precision fast] [--every 3] [--no-model] [--json FILE]
 
 Two runs over one export: the first embeds everything (figure: time outside the engine as a share of the time inside
-it), the second finds everything unchanged (figure: documents/s, from the start of the run to its end). Before and
-after the first, the bare engine embeds a part of the same chunks (figures: tokens/s of the job over those of the
-engine, given token ids and given texts), and Beam's own MLTransform job embeds a sample of them (figure: how many
-times faster headrace's job is). With `--no-model` a stand-in takes the model's place: the whole file in minutes, its
-accounting and its memory.
+it), the second finds everything unchanged (figure: documents/s, from the start of the run to its end). Before the
+first, between its slices and after it, the bare engine embeds a part of the same chunks (figures: tokens/s of the job
+over those of the engine, given token ids and given texts), and Beam's own MLTransform job embeds a sample of them
+(figure: how many times faster headrace's job is). With `--no-model` a stand-in takes the model's place: the whole
+file in minutes, its accounting and its memory.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
-from benchmarks.corpora import JIRA, jira_chunks, jira_texts, short_texts
+from benchmarks.bare_engine import BareEngine, EngineRate, bare_engine, mean_rate
+from benchmarks.corpora import JIRA, jira_texts
 from benchmarks.hardware import machine
 from benchmarks.memory import peak_memory
 from benchmarks.model_folders import write_reference_folder
@@ -40,11 +40,9 @@ from runners.display import outcome_row
 from runners.progress_bar import run_progress
 from runners.run import RunSummary, run
 from schemas.config import Config, Model
-from schemas.documents import Chunk
 from schemas.sources import ExportSource
 from schemas.spaces import Precision
-from transforms.embedders.batching import embed_all
-from transforms.embedders.loading import load_engine, load_tokenizer
+from transforms.embedders.loading import load_tokenizer
 
 WANTED_OVERHEAD = 0.10
 WANTED_UNCHANGED_PER_S = 3000
@@ -52,19 +50,31 @@ WANTED_SHARE_OF_ENGINE = 0.9
 WANTED_TIMES_BEAM = 6.0
 
 
-def measure(config: Config, console: Console) -> tuple[RunSummary, float, int]:
-    """One run: its summary, wall seconds, and peak memory of the process tree in bytes."""
+def measure(
+    config: Config, console: Console, beside: BareEngine | None = None
+) -> tuple[RunSummary, float, int]:
+    """One run: its summary, its own wall seconds, and peak memory of the process tree in bytes.
+
+    Args:
+        beside: measured after each slice.
+    """
     with peak_memory() as peak, run_progress(console, visible=console.is_terminal) as bar:
         started = time.perf_counter()
-        summary = run(config, bar)
-        seconds = time.perf_counter() - started
+        summary = run(config, bar, after_slice=lambda connection: beside.pause() if beside else None)
+        seconds = time.perf_counter() - started - (beside.paused_s if beside else 0.0)
     assert summary.ok, summary.failures
     return summary, seconds, peak.bytes
 
 
-def figures(config: Config, console: Console) -> dict[str, Any]:
-    """Both runs."""
-    first, seconds, peak = measure(config, console)
+def figures(config: Config, console: Console, beside: BareEngine | None = None) -> dict[str, Any]:
+    """Both runs.
+
+    Args:
+        beside: as for `measure`, in the first.
+    """
+    first, seconds, peak = measure(config, console, beside)
+    if beside:
+        beside.pause()
     second, unchanged_s, unchanged_peak = measure(config, console)
     engine_s = first.usage.latency_s
     return {
@@ -87,36 +97,6 @@ def figures(config: Config, console: Console) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRate:
-    """Tokens/s of the engine alone.
-
-    Args:
-        alone: its inputs' token ids given.
-        from_text: their tokenizing included, as the table of engines has it.
-    """
-
-    alone: float
-    from_text: float
-
-
-def engine_rate(model: Model, export: Path, every: int) -> EngineRate:
-    """Rates on the chunks of an export: every so many-th buffer, as the job would fill it."""
-    engine, tokenizer = load_engine(model), load_tokenizer(model)
-    tokens, engine_s, tokenizing_s = 0, 0.0, 0.0
-    embed_all(engine, tokenizer.encode(list(islice(short_texts(), 64))), model.max_batch_tokens)  # warms up
-    chunks = jira_chunks(export, tokenizer, engine.space.max_tokens)
-    for buffer in islice(_buffers(chunks, model.max_buffer_tokens), 0, None, every):
-        started = time.perf_counter()
-        inputs = tokenizer.encode(buffer)
-        tokenized = time.perf_counter()
-        result = embed_all(engine, inputs, model.max_batch_tokens)
-        tokenizing_s += tokenized - started
-        engine_s += time.perf_counter() - tokenized
-        tokens += result.tokens
-    return EngineRate(tokens / engine_s, tokens / (engine_s + tokenizing_s))
-
-
 def beam_tokens_per_s(export: Path, model: Model, work: Path, count: int) -> dict[str, Any]:
     """Beam's MLTransform with sentence-transformers over some chunks, as a whole job; or why there is none."""
     tokenizer = load_tokenizer(model)
@@ -135,19 +115,23 @@ def beam_tokens_per_s(export: Path, model: Model, work: Path, count: int) -> dic
     return {"texts": len(texts), "tokens_per_s": round(tokens / found["seconds"], 1)}
 
 
-def comparison(job: float, before: EngineRate, after: EngineRate, beam: Mapping[str, Any]) -> dict[str, Any]:
-    """The job's rate beside the engine's, the mean of two measurements around it, and Beam's own job's.
+def comparison(
+    job: float, rates: Sequence[EngineRate], job_s: Sequence[float], beam: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The job's rate beside the engine's, measured around it and in its middle, and Beam's own job's.
 
     Args:
         job: tokens/s.
+        rates, job_s: as for `mean_rate`.
         beam: `tokens_per_s`, or why it was not measured.
     """
-    rate = beam.get("tokens_per_s")
+    mean, rate = mean_rate(rates, job_s), beam.get("tokens_per_s")
     return {
-        "bare_engine_tokens_per_s": [round(before.alone), round(after.alone)],
-        "share_of_bare_engine": round(job / ((before.alone + after.alone) / 2), 4),
-        "engine_from_text_tokens_per_s": [round(before.from_text), round(after.from_text)],
-        "share_of_engine_from_text": round(job / ((before.from_text + after.from_text) / 2), 4),
+        "bare_engine_tokens_per_s": [round(found.alone) for found in rates],
+        "share_of_bare_engine": round(job / mean.alone, 4),
+        "engine_from_text_tokens_per_s": [round(found.from_text) for found in rates],
+        "share_of_engine_from_text": round(job / mean.from_text, 4),
+        "job_s_between": [round(seconds, 1) for seconds in job_s],
         "beam_mltransform": dict(beam),
         "times_beam_mltransform": round(job / rate, 2) if rate else None,
     }
@@ -170,19 +154,6 @@ def misses(found: Mapping[str, Any]) -> list[str]:
     return short
 
 
-def _buffers(chunks: Iterable[Chunk], max_buffer_tokens: int) -> Iterator[list[str]]:
-    buffer: list[str] = []
-    tokens = 0
-    for chunk in chunks:
-        buffer.append(chunk.text)
-        tokens += len(chunk.model_input)
-        if tokens >= max_buffer_tokens:
-            yield buffer
-            buffer, tokens = [], 0
-    if buffer:
-        yield buffer
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -191,7 +162,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="take every so many-th issue")
     parser.add_argument("--precision", choices=get_args(Precision), default="exact")
     parser.add_argument(
-        "--bare-every", type=int, default=20, help="buffers of which the bare engine embeds one"
+        "--bare-every", type=int, default=30, help="buffers of which the bare engine embeds one"
     )
     parser.add_argument("--beam-texts", type=int, default=512, help="chunks that Beam's MLTransform embeds")
     parser.add_argument("--no-model", action="store_true", help="a stand-in takes the model's place")
@@ -212,11 +183,11 @@ def main() -> int:
             if options.no_model:
                 found = figures(config, console)
             else:
-                before = engine_rate(model, export, options.bare_every)
-                found = figures(config, console)
-                after = engine_rate(model, export, options.bare_every)
+                bare = bare_engine(model, export, options.bare_every)
+                bare.begin()
+                found = figures(config, console, bare)
                 beam = beam_tokens_per_s(export, model, work, options.beam_texts)
-                found |= comparison(found["tokens_per_s"], before, after, beam)
+                found |= comparison(found["tokens_per_s"], bare.rates, bare.job_s, beam)
     finally:
         from transforms import embedded_postgres
 

@@ -12,11 +12,12 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.bare_engine import EngineRate, mean_rate
 from benchmarks.ceiling import Rate, ceilings, measure
 from benchmarks.engines import own_contenders, without_twins
 from benchmarks.hardware import ROOT, code_digest, instruction_sets, machine
 from benchmarks.model_folders import SHAPES, random_tensors, write_random_folder
-from benchmarks.overhead import EngineRate, comparison
+from benchmarks.overhead import comparison
 from benchmarks.overhead import misses as job_misses
 from benchmarks.plots import quality_points
 from benchmarks.retrieval import differences, lost
@@ -142,8 +143,8 @@ def test_what_fast_loses_beyond_its_bounds_is_named() -> None:
 
 
 def test_the_whole_job_is_held_against_the_bare_engine_and_beams_own_job() -> None:
-    before, after = EngineRate(90.0, 80.0), EngineRate(110.0, 110.0)
-    found = comparison(95.0, before, after, {"tokens_per_s": 10.0})
+    rates = [EngineRate(90.0, 80.0), EngineRate(110.0, 110.0)]
+    found = comparison(95.0, rates, [60.0], {"tokens_per_s": 10.0})
     assert (found["share_of_bare_engine"], found["times_beam_mltransform"]) == (0.95, 9.5)
     assert found["share_of_engine_from_text"] == 1.0
     good = found | {"unchanged_documents_per_s": 4000, "overhead_share": 0.05}
@@ -156,7 +157,12 @@ def test_the_whole_job_is_held_against_the_bare_engine_and_beams_own_job() -> No
         )
         == 3
     )
-    assert job_misses(good | comparison(95.0, before, after, {"not measured": "no torch"})) == []
+    assert job_misses(good | comparison(95.0, rates, [60.0], {"not measured": "no torch"})) == []
+
+
+def test_the_bare_engine_counts_for_the_time_of_the_job_beside_it() -> None:
+    fast, slow = EngineRate(100.0, 90.0), EngineRate(50.0, 45.0)
+    assert mean_rate([fast, slow, slow], [10.0, 30.0]) == EngineRate(56.25, 50.625)
 
 
 def test_quality_is_drawn_for_precisions_with_a_rate() -> None:
