@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -28,6 +29,8 @@ from schemas.errors import SetupError
 STOP_TIMEOUT_S = 10.0
 MAX_WORKERS = 64
 """A pool is asked by a cluster, which may be wrong."""
+MAX_FILES = 2 * MAX_WORKERS
+"""Of what workers printed, that are kept; each job brings workers of its own."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,8 +70,8 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):  # type
             f"--control={request.control_endpoint.url}", f"--logging={request.logging_endpoint.url}",
             f"--provision={request.provision_endpoint.url}",
         ]  # fmt: skip
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", request.worker_id)[:100]
-        with (self._logs / f"worker-{name}.out").open("ab") as said:
+        self._forget_oldest()
+        with self._file(request.worker_id).open("ab") as said:
             # The worker ends when its standard input does: with this process, however that ends.
             return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
                 command,
@@ -77,6 +80,20 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):  # type
                 stderr=said,
                 env={**os.environ, "HEADRACE_WORKERS": str(self._share)},
             )
+
+    def _file(self, worker_id: str) -> Path:
+        """What a worker prints."""
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", worker_id)[:100]
+        return self._logs / f"worker-{name}.out"
+
+    def _forget_oldest(self) -> None:
+        """Make room for another file."""
+        in_use = {self._file(name) for name, _ in self._workers}
+        files = [file for file in self._logs.glob("worker-*.out") if file not in in_use]
+        with suppress(FileNotFoundError):  # another pool here forgets the same ones
+            files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+            for file in files[max(0, MAX_FILES - len(in_use) - 1) :]:
+                file.unlink()
 
     def StopWorker(  # noqa: N802  (Beam's name)
         self, request: beam_fn_api_pb2.StopWorkerRequest, context: grpc.ServicerContext

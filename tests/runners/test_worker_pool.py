@@ -18,7 +18,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, e
 from runners.direct import run_bounded
 from runners.job_server import free_port, listens
 from runners.targets import Target
-from runners.worker_pool import start
+from runners.worker_pool import MAX_FILES, start
 from schemas.errors import BadConfig, SetupError
 
 BOUND_S = 30.0
@@ -72,6 +72,18 @@ def test_a_worker_that_prints_a_lot_is_not_held_up(pool_address: str, tmp_path: 
     run_bounded(build, _target(pool_address))
     (said,) = (tmp_path / "logs").glob("worker-*.out")
     assert said.read_text(encoding="utf-8").count(line) == 1000
+
+
+def test_what_long_gone_workers_printed_does_not_pile_up(pool_address: str, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    for number in range(MAX_FILES + 5):
+        file = logs / f"worker-{number}.out"
+        file.touch()
+        os.utime(file, (number, number))
+    run_bounded(lambda pipeline: pipeline | beam.Create([1]), _target(pool_address))
+    kept = {file.name for file in logs.iterdir()}
+    assert len(kept) == MAX_FILES
+    assert kept.issuperset(f"worker-{number}.out" for number in range(6, MAX_FILES + 5))
 
 
 def _refuse(_: object) -> None:
