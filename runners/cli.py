@@ -117,7 +117,7 @@ def watch(
     """Follow every source until Ctrl-C or SIGTERM: each at its own interval, webhooks and reconciliations included.
 
     A source that fails is tried again, later each time, and holds up no other; `headrace status` shows how it stands.
-    What changed is said on stderr. With --runner prism or flink a streaming job polls the sources; Beam options may
+    What changed is said on stderr. With --runner a streaming job polls the sources; Beam options may
     follow `--`.
     """
     from runners.streams import polled_by

@@ -1,15 +1,23 @@
-"""Runs on Google Cloud Dataflow: each slice is a job. What would only fail there is refused before submission."""
+"""Runs on Google Cloud Dataflow: each slice is a job, and a watch is one streaming job. What would only fail there is
+refused before submission."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from runners import flink
 from runners.targets import Target
 from schemas.config import Config
 from schemas.engines import Dataflow
-from schemas.errors import AccessRefused, BadConfig, MissingTool
+from schemas.errors import AccessRefused, BadConfig, JobRefused, MissingTool
+from schemas.ids import settings_digest
+from schemas.sources import ExportSource, GitSource
+
+MOST_CHARS = 300
+"""Of what Google Cloud says that is shown."""
 
 
 @contextmanager
@@ -20,12 +28,57 @@ def opened(config: Config) -> Iterator[Target]:
         BadConfig: there is no `[dataflow]` table, or workers elsewhere could not reach what is configured.
         MissingTool: the extra is not installed.
         AccessRefused: no account is found.
+        JobRefused: Google Cloud refuses what is asked of it within the block.
     """
     settings = checked(config)
     if not _has_extra():
         raise MissingTool("Beam's Google Cloud parts are not installed: run pip install 'headrace[dataflow]'")
     _check_account()
-    yield target_of(settings)
+    with _said_in_one_line():
+        yield target_of(settings)
+
+
+@contextmanager
+def _said_in_one_line() -> Iterator[None]:
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
+    from google.api_core.exceptions import GoogleAPICallError
+
+    try:
+        yield
+    except DataflowJobAlreadyExistsError as error:
+        raise JobRefused(
+            f"Dataflow: {_shown(error)} Cancel that one, or let this one take its place: -- --update"
+        ) from error
+    except GoogleAPICallError as error:
+        raise JobRefused(f"Google Cloud refused: {_shown(error)}") from error
+
+
+def _shown(error: Exception) -> str:
+    return " ".join(str(error).split())[:MOST_CHARS]
+
+
+def check_followed(config: Config) -> None:
+    """See that workers elsewhere can read every source.
+
+    Raises:
+        BadConfig: one is a file or a folder of this machine.
+    """
+    for source in config.sources:
+        is_here = isinstance(source, ExportSource)
+        if isinstance(source, GitSource):
+            is_here = source.url is None or source.url.startswith(("/", "file:"))
+        if is_here:
+            raise BadConfig(
+                f"source {source.name!r} is on this machine, where Dataflow's workers are not: watch it from here,"
+                " without --runner"
+            )
+
+
+def watch_job_name(config: Config) -> str:
+    """Of the streaming job of a client, in the letters that Dataflow allows; no two of a name run in a project."""
+    owner = flink.watch_job_name(config)
+    readable = re.sub(r"[^a-z0-9]+", "-", config.client.lower())[:32].strip("-")
+    return f"headrace-watch-{readable}-{settings_digest({'owner': owner}).hex()[:8]}"
 
 
 def target_of(settings: Dataflow) -> Target:

@@ -1,4 +1,4 @@
-"""Polls of a watcher made by a streaming job, on Prism or Flink, instead of by threads of this process.
+"""Polls of a watcher made by a streaming job, on Prism, Flink or Dataflow, instead of by threads of this process.
 
 The job alone reads by time of change; this process keeps the client's lock, looks at deliveries, reconciles, brings
 FAISS up to date and says what changed, as it does for its own polls. It ends the job when it ends.
@@ -22,7 +22,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipelines.ingest import IngestJob
 from pipelines.polls import build
-from runners import flink
+from runners import dataflow, flink
 from runners.direct import original_error
 from runners.slices import job_for, owner_of, register_clients, wrote
 from runners.targets import Runner, Target, check_options, opened
@@ -54,13 +54,11 @@ def polled_by(config: Config, runner: Runner, options: Sequence[str] = ()) -> It
     Args:
         options: of Beam, given behind `--`.
     Raises:
-        BadConfig: that runner cannot follow sources, or takes no options.
+        BadConfig: that runner takes no options, or cannot read a source.
         SetupError: something is missing for it.
     """
     if runner is Runner.DATAFLOW:
-        raise BadConfig(
-            "watch does not run on dataflow: follow with --runner prism or flink, or in this process without"
-        )
+        dataflow.check_followed(config)
     if runner is Runner.DIRECT:
         check_options(options, runner)
         if options:
@@ -101,7 +99,9 @@ class _Job:
 
     def _begin(self, given: Sequence[str]) -> None:
         for_flink = FOR_FLINK if self._runner is Runner.FLINK else ()
-        named = f"--job_name={flink.watch_job_name(self._config)}"  # a killed watcher's job is known by it
+        # A killed watcher's job is known by its name.
+        name_of = dataflow.watch_job_name if self._runner is Runner.DATAFLOW else flink.watch_job_name
+        named = f"--job_name={name_of(self._config)}"
         options = PipelineOptions(["--streaming", *for_flink, *given, named])
         pipeline = beam.Pipeline(options=options)
         build(pipeline, self._of_sources, self._config.data_dir)

@@ -14,6 +14,7 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
+from pipelines import polls
 from pipelines.ingest import build
 from runners import dataflow
 from runners.progress_bar import run_progress
@@ -22,8 +23,8 @@ from runners.slices import job_for
 from runners.targets import HERE, Target
 from schemas.config import Config, Postgres
 from schemas.engines import Dataflow
-from schemas.errors import AccessRefused, BadConfig, MissingTool
-from schemas.sources import ExportSource
+from schemas.errors import AccessRefused, BadConfig, JobRefused, MissingTool
+from schemas.sources import ExportSource, GitSource, JiraSource
 from tests.pipelines.test_graph import GRAPH
 from tests.runners.world import Headrace, issue, rows_of, run_quietly, write_export
 from transforms.embedders.models import space_of
@@ -47,6 +48,9 @@ CONFIG = Config(
     dataflow=SETTINGS,
     sources=(ExportSource(type="export", name="tickets", paths=("a.jsonl",)),),
 )
+
+JIRA = JiraSource(type="jira", name="tickets", site_url="https://jira.example")
+GIT = GitSource(type="git", name="code", url="https://git.example/code.git")
 
 KEPT = {re.split("[/ ]", line)[0] for line in GRAPH.read_text(encoding="utf-8").splitlines()}
 """Names of our own steps, as `tests/pipelines/test_graph.py` keeps them."""
@@ -237,6 +241,84 @@ def test_the_job_has_our_steps_image_machines_and_account() -> None:
     assert proto.service_account_email == SETTINGS.service_account
     assert proto.version["job_type"] == "FNAPI_BATCH"
     assert "no_use_multiple_sdk_containers" in proto.experiments
+
+
+def _followed(*more: str) -> Any:
+    """The graph and the job's environment of a watch; nothing is sent."""
+    if not dataflow._has_extra():
+        pytest.skip("the [dataflow] extra is not installed: run `make test-dataflow`")
+    from apache_beam.runners.dataflow.internal import apiclient
+
+    config = CONFIG.model_copy(update={"sources": (JIRA, GIT), "postgres": Postgres()})
+    space = space_of(config.model)
+    jobs = [
+        job_for(config, source, Store("env:HEADRACE_DSN"), space, UUID(int=1)) for source in config.sources
+    ]
+    given = [*dataflow.target_of(SETTINGS).options, "--dry_run=True", "--no_auth", "--streaming", *more]
+    pipeline = beam.Pipeline(
+        options=PipelineOptions([*given, f"--job_name={dataflow.watch_job_name(config)}"])
+    )
+    polls.build(pipeline, jobs, config.data_dir)
+    submitted = pipeline.run().job
+    environment = apiclient.Environment(
+        packages=[],
+        options=submitted.options,
+        environment_version="8",
+        proto_pipeline_staged_url="",
+        proto_pipeline=submitted.proto_pipeline,
+    )
+    return submitted.proto_pipeline, environment.proto
+
+
+def test_a_watch_is_one_streaming_job_with_a_branch_for_each_source() -> None:
+    graph, proto = _followed()
+    assert proto.version["job_type"] == "FNAPI_STREAMING"
+    assert "enable_streaming_engine" in proto.experiments
+    steps = list(graph.components.transforms.values())
+    for source in ("tickets", "code"):
+        assert {f"{source}/Poll", f"{source}/Embed", f"{source}/WritePgvector"} <= {
+            "/".join(step.unique_name.split("/")[:2]) for step in steps
+        }
+    # What a source gave is stored when its bundle ends, so nothing may part a poll from its sinks.
+    shuffled = [step.unique_name for step in steps if "group_by_key" in step.spec.urn]
+    assert shuffled == []
+    assert len(proto.worker_pools[0].sdk_harness_container_images) == 1
+
+
+def test_a_watch_has_a_name_that_dataflow_takes_and_no_two_clients_share() -> None:
+    clients = ["acme", "Acme", "a.c_m-e", "9-9", "x" * 100, "x" * 99]
+    names = [
+        dataflow.watch_job_name(CONFIG.model_copy(update={"client": client, "postgres": Postgres()}))
+        for client in clients
+    ]
+    assert all(re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name) for name in names)
+    assert len(set(names)) == len(clients)
+
+
+@pytest.mark.parametrize("url", [None, "/srv/git/code", "file:///srv/git/code"])
+def test_a_folder_of_this_machine_is_not_followed_from_elsewhere(url: str | None) -> None:
+    source = GIT.model_copy(update={"url": url, "path": None if url else Path("code")})
+    with pytest.raises(BadConfig, match="source 'code' is on this machine, where Dataflow's workers are not"):
+        dataflow.check_followed(CONFIG.model_copy(update={"sources": (JIRA, source)}))
+    dataflow.check_followed(CONFIG.model_copy(update={"sources": (JIRA, GIT)}))
+
+
+def test_what_google_cloud_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not dataflow._has_extra():
+        pytest.skip("the [dataflow] extra is not installed: run `make test-dataflow`")
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
+    from google.api_core.exceptions import Forbidden
+
+    monkeypatch.setattr(dataflow, "_check_account", lambda: None)
+    for error, said in (
+        (
+            Forbidden("Dataflow API has not been used\nin project my-project"),
+            "^Google Cloud refused: 403 [^\n]*$",
+        ),
+        (DataflowJobAlreadyExistsError("There is already active job named a."), "^Dataflow: .* -- --update$"),
+    ):
+        with pytest.raises(JobRefused, match=said), dataflow.opened(CONFIG):
+            raise error
 
 
 def test_what_follows_the_dashes_reaches_the_job() -> None:

@@ -80,11 +80,15 @@ def test_a_job_that_no_worker_takes_ends_the_watch(
             streams._Job(config, Target(()), Runner.FLINK, []).look_after()
 
 
-def test_watching_on_dataflow_is_refused(headrace: Headrace, write_config: Callable[[str], Path]) -> None:
-    code, out, err = headrace("watch", "-c", write_config(""), "--runner", "dataflow")
+def test_watching_what_is_on_this_machine_is_refused_on_dataflow(
+    headrace: Headrace, write_config: Callable[[str], Path]
+) -> None:
+    source = '[[sources]]\ntype = "git"\nname = "code"\npath = "."\n'
+    code, out, err = headrace("watch", "-c", write_config(source), "--runner", "dataflow")
     assert (code, out) == (1, "")
     assert err == (
-        "headrace: watch does not run on dataflow: follow with --runner prism or flink, or in this process without\n"
+        "headrace: source 'code' is on this machine, where Dataflow's workers are not: watch it from here, without"
+        " --runner\n"
     )
 
 
