@@ -260,6 +260,8 @@ def without_workers(settings: Flink, name: str, ended: bool) -> ClusterUnreachab
     """
     try:
         mine = [job for job in jobs(settings.url) if job.name == name and job.ended == ended][:1]
+        if any(job.tasks.running == job.tasks.total for job in mine):  # workers came late
+            return None
         reasons = [reason for job in mine for reason in failures(settings.url, job.job_id)]
         enough = (1 if ended else MOST_REFUSALS) <= len(reasons) < MOST_FAILURES  # that many may hide others
         if not enough or not all(part in reason for reason in reasons for part in REFUSED):

@@ -269,6 +269,13 @@ def test_a_job_that_may_have_workers_yet_is_left_to_flink(
     assert not [one for one in api.asked if one[0] != "GET"]
 
 
+def test_a_job_whose_workers_came_late_is_left_alone(api: FakeFlink, url: str) -> None:
+    api.job("RUNNING", running=3)
+    _failed(api, *[NO_POOL] * 3)
+    assert flink.without_workers(Flink(url=url), "job", ended=False) is None
+    assert not [one for one in api.asked if one[0] != "GET"]
+
+
 def test_nothing_of_the_cluster_listens_beyond_this_machine(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     write_configuration(tmp_path, Ports(rest=8081, worker_pool=50000, rpc=6123))
