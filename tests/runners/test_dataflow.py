@@ -178,24 +178,28 @@ def _submitted(settings: Dataflow, *more: str) -> Any:
     """The graph and the job's environment, as Beam would send them; nothing is sent."""
     if not dataflow._has_extra():
         pytest.skip("the [dataflow] extra is not installed: run `make test-dataflow`")
-    from apache_beam.runners.dataflow.internal import apiclient
-
     config = CONFIG.model_copy(update={"dataflow": settings})
     job = job_for(config, config.sources[0], Store("env:HEADRACE_DSN"), space_of(config.model), UUID(int=1))
     target = dataflow.target_of(settings)
     given = PipelineOptions([*target.options, "--dry_run=True", "--no_auth", "--job_name=test", *more])
     pipeline = beam.Pipeline(options=given)
     build(pipeline, [f"{target.spool_dir}/{n}.pages" for n in range(2)], job, target.embed_hints)
+    return _as_sent(pipeline)
+
+
+def _as_sent(pipeline: beam.Pipeline) -> Any:
+    """The graph, and the job's environment."""
+    from apache_beam.runners.dataflow.internal import apiclient
+
     submitted = pipeline.run().job
-    graph = submitted.proto_pipeline
     environment = apiclient.Environment(
         packages=[],
         options=submitted.options,
         environment_version="8",
         proto_pipeline_staged_url="",
-        proto_pipeline=graph,
+        proto_pipeline=submitted.proto_pipeline,
     )
-    return graph, environment.proto
+    return submitted.proto_pipeline, environment.proto
 
 
 def _hinted(graph: Any) -> set[str]:
@@ -247,8 +251,6 @@ def _followed(*more: str) -> Any:
     """The graph and the job's environment of a watch; nothing is sent."""
     if not dataflow._has_extra():
         pytest.skip("the [dataflow] extra is not installed: run `make test-dataflow`")
-    from apache_beam.runners.dataflow.internal import apiclient
-
     config = CONFIG.model_copy(update={"sources": (JIRA, GIT), "postgres": Postgres()})
     space = space_of(config.model)
     jobs = [
@@ -259,15 +261,7 @@ def _followed(*more: str) -> Any:
         options=PipelineOptions([*given, f"--job_name={dataflow.watch_job_name(config)}"])
     )
     polls.build(pipeline, jobs, config.data_dir)
-    submitted = pipeline.run().job
-    environment = apiclient.Environment(
-        packages=[],
-        options=submitted.options,
-        environment_version="8",
-        proto_pipeline_staged_url="",
-        proto_pipeline=submitted.proto_pipeline,
-    )
-    return submitted.proto_pipeline, environment.proto
+    return _as_sent(pipeline)
 
 
 def test_a_watch_is_one_streaming_job_with_a_branch_for_each_source() -> None:
